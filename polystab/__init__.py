@@ -1,0 +1,78 @@
+"""polystab: seed-stability of language-model training, from one labelled cube.
+
+``import polystab as ps`` is quick: every public name below is imported when it
+is first used, so that a person who only opens a cube never waits for
+matplotlib, statsmodels or torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from polystab._version import __version__
+from polystab.errors import PolystabError
+
+if TYPE_CHECKING:
+    from polystab.analysis.outliers import outlier_scores
+    from polystab.cube.build import cube_from_records
+    from polystab.cube.catalog import list_cubes, load_cube
+    from polystab.cube.merge import merge_cubes
+    from polystab.cube.select import select
+    from polystab.cube.store import open_cube, open_tree, save_cube
+    from polystab.cube.validate import validate_cube
+    from polystab.report.page import report
+    from polystab.sources.eval_results import read_lm_eval
+    from polystab.sources.tables import read_table
+    from polystab.sources.training_logs import read_training_log
+
+_PUBLIC = {
+    "open_cube": "polystab.cube.store",
+    "save_cube": "polystab.cube.store",
+    "open_tree": "polystab.cube.store",
+    "validate_cube": "polystab.cube.validate",
+    "load_cube": "polystab.cube.catalog",
+    "list_cubes": "polystab.cube.catalog",
+    "cube_from_records": "polystab.cube.build",
+    "merge_cubes": "polystab.cube.merge",
+    "select": "polystab.cube.select",
+    "read_lm_eval": "polystab.sources.eval_results",
+    "read_training_log": "polystab.sources.training_logs",
+    "read_table": "polystab.sources.tables",
+    "outlier_scores": "polystab.analysis.outliers",
+    # `report` is also a subpackage; `polystab/report/__init__.py` makes it callable's home explicit.
+    "report": "polystab.report.page",
+}
+
+__all__ = [
+    "PolystabError",
+    "__version__",
+    "cube_from_records",
+    "list_cubes",
+    "load_cube",
+    "merge_cubes",
+    "open_cube",
+    "open_tree",
+    "outlier_scores",
+    "read_lm_eval",
+    "read_table",
+    "read_training_log",
+    "report",
+    "save_cube",
+    "select",
+    "validate_cube",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'polystab' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,36 @@
+"""The data model: what a cube is, how one is built, joined, kept and found."""
+
+from polystab.cube.audit import AuditEntry, AuditLog, audit_entries, audit_facts
+from polystab.cube.build import cube_from_records
+from polystab.cube.catalog import cube_file, find_cube, list_cubes, load_cube, open_any
+from polystab.cube.labels import MetricId, parse_metric_id
+from polystab.cube.merge import merge_cubes
+from polystab.cube.select import select
+from polystab.cube.specs import DIMS, SCHEMA_VERSION
+from polystab.cube.store import open_cube, open_tree, save_cube
+from polystab.cube.validate import Violation, as_cube, validate_cube
+
+__all__ = [
+    "DIMS",
+    "SCHEMA_VERSION",
+    "AuditEntry",
+    "AuditLog",
+    "MetricId",
+    "Violation",
+    "as_cube",
+    "audit_entries",
+    "audit_facts",
+    "cube_file",
+    "cube_from_records",
+    "find_cube",
+    "list_cubes",
+    "load_cube",
+    "merge_cubes",
+    "open_any",
+    "open_cube",
+    "open_tree",
+    "parse_metric_id",
+    "save_cube",
+    "select",
+    "validate_cube",
+]

@@ -1,0 +1,112 @@
+"""The audit: what was read, refused or replaced, and why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from polystab.cube.specs import GROUPS
+
+AUDIT = next(group for group in GROUPS if group.name == "audit")
+COLUMNS = tuple(spec.name for spec in AUDIT.variables)
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One thing that happened to one file (or one cube, when cubes are merged)."""
+
+    path: str
+    status: str
+    reason: str = ""
+    detail: str = ""
+    sha256: str = ""
+    by: str = ""
+
+
+@dataclass
+class AuditLog:
+    """Collects entries while something is read or merged.
+
+    ``status`` is one of ``read``, ``refused`` (nothing of it was used), ``replaced``
+    (some of its values gave way to ``by``; ``detail`` is JSON with the lost values)
+    and ``noted`` (read, with something a person should know).
+    """
+
+    entries: list[AuditEntry] = field(default_factory=list)
+
+    def read(self, path: str, *, sha256: str = "", detail: str = "") -> None:
+        self.entries.append(AuditEntry(path, "read", "", detail, sha256))
+
+    def refuse(self, path: str, reason: str, detail: str, *, sha256: str = "") -> None:
+        self.entries.append(AuditEntry(path, "refused", reason, detail, sha256))
+
+    def note(self, path: str, reason: str, detail: str, *, sha256: str = "") -> None:
+        self.entries.append(AuditEntry(path, "noted", reason, detail, sha256))
+
+    def replace(self, path: str, rule: str, lost: dict[str, float], *, by: str, sha256: str = "") -> None:
+        """Record that ``lost`` (cell -> value) of ``path`` gave way to ``by`` under ``rule``."""
+        detail = json.dumps(lost, sort_keys=True)
+        self.entries.append(AuditEntry(path, "replaced", f"duplicate-{rule}", detail, sha256, by))
+
+    def dataset(self) -> xr.Dataset:
+        """The log as a Dataset: one text variable per column along ``entry``, sorted by path."""
+        ordered = sorted(
+            self.entries, key=lambda entry: (entry.path, entry.status, entry.reason, entry.detail, entry.by)
+        )
+        return xr.Dataset(
+            {
+                spec.name: (
+                    ("entry",),
+                    np.array([getattr(entry, spec.name) for entry in ordered], dtype=np.str_),
+                    {"long_name": spec.doc},
+                )
+                for spec in AUDIT.variables
+            },
+            attrs={"summary": AUDIT.doc},
+        )
+
+
+def audit_entries(audit: xr.Dataset | xr.DataTree | None) -> list[AuditEntry]:
+    """The entries of an ``audit`` group, or of the tree that holds one; none if there is none."""
+    if isinstance(audit, xr.DataTree):
+        audit = audit["audit"].to_dataset() if "audit" in audit.children else None
+    if audit is None:
+        return []
+    columns = [[str(text) for text in audit[name].values.tolist()] for name in COLUMNS]
+    return [AuditEntry(*row) for row in zip(*columns, strict=True)]
+
+
+def audit_facts(tree: xr.DataTree) -> dict[str, Any]:
+    """The audit of a tree in the form that ``polystab read --json`` prints.
+
+    Returns
+    -------
+    dict
+        ``files`` and ``read`` (counts), ``refused`` (list of ``path``, ``reason``,
+        ``detail``), ``replaced`` (list of ``path``, ``reason``, ``by``, ``values``),
+        ``noted`` (like ``refused``) and ``values`` (measured cells of the cube).
+    """
+    entries = audit_entries(tree)
+    status = Counter(entry.status for entry in entries)
+    said = {
+        wanted: [{"path": e.path, "reason": e.reason, "detail": e.detail} for e in entries if e.status == wanted]
+        for wanted in ("refused", "noted")
+    }
+    replaced = [
+        {"path": e.path, "reason": e.reason, "by": e.by, "values": json.loads(e.detail)}
+        for e in entries
+        if e.status == "replaced"
+    ]
+    return {
+        "files": status["read"] + status["refused"],
+        "read": status["read"],
+        "refused": said["refused"],
+        "replaced": replaced,
+        "noted": said["noted"],
+        "values": int(tree.to_dataset()["value"].notnull().sum()),
+    }

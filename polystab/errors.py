@@ -1,0 +1,84 @@
+"""Every error polystab raises on purpose, and how labels are shown in them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polystab.cube.validate import Violation
+
+SHOWN_LABELS = 5
+
+
+class PolystabError(Exception):
+    """Base of all errors that polystab raises on purpose."""
+
+
+class InvalidCubeError(PolystabError):
+    """A dataset breaks the rules of the cube; ``violations`` lists every one of them."""
+
+    def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
+
+
+class NotACubeError(PolystabError):
+    """A file cannot be opened as a cube: missing, damaged, or something else."""
+
+
+class NewerSchemaError(NotACubeError):
+    """A cube was written by a newer polystab than this one."""
+
+
+class CubeTooLargeError(PolystabError):
+    """A cube would need more cells than is sensible to allocate."""
+
+
+class ConflictError(PolystabError):
+    """Two different values claim the same cell and no rule was chosen."""
+
+
+class RecordsError(PolystabError):
+    """A table of records cannot become a cube."""
+
+
+class SelectionError(PolystabError):
+    """Nothing in the cube matches what was asked for."""
+
+
+class UnknownNameError(PolystabError):
+    """A cube, source or option name that does not exist."""
+
+
+class ReadError(PolystabError):
+    """An input as a whole cannot be read (a single bad file is refused in the audit instead)."""
+
+
+class OutputError(PolystabError):
+    """A result cannot be written; whatever stood at the path before is untouched."""
+
+
+class AnalysisError(PolystabError):
+    """A statistic was asked for that the data or the arguments do not allow."""
+
+
+def shown(labels: Iterable[object], limit: int = SHOWN_LABELS, *, total: int | None = None) -> str:
+    """``'a', 'b', 'c' and 12 more``: at most ``limit`` labels, then a count.
+
+    ``total`` is how many there are, where ``labels`` are only the first of them.
+    """
+    listed = list(labels)
+    text = ", ".join(repr(label) for label in listed[:limit])
+    hidden = (len(listed) if total is None else total) - min(limit, len(listed))
+    return f"{text} and {hidden} more" if hidden > 0 else text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names close matches, or else what is known."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {shown(close)}?"
+    return f"Known: {shown(options, 12)}." if options else "None is known."

@@ -1,0 +1,64 @@
+"""Writing files so that a failure never costs the old one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from polystab.errors import OutputError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; move it into place if the block succeeds.
+
+    The file is flushed to disk before the move, so that after a crash either the
+    old or the new content stands there, never half of one. On failure the
+    temporary file is removed and the old file is untouched.
+
+    Raises
+    ------
+    OutputError
+        The path exists (with ``overwrite=False``), is a folder, lies in a folder
+        that is missing or read-only, or the disk is full.
+    """
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    if target.is_dir():
+        raise OutputError(f"cannot write {target}: it is a folder; name a file in it.")
+    if not overwrite and target.exists():
+        raise OutputError(f"{target} exists and was left as it is; pass overwrite (--overwrite) to replace it.")
+    if not target.parent.is_dir():
+        raise OutputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first.")
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        _finish(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target}: {error.strerror or error}. What stood there before is untouched."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _finish(temporary: Path, target: Path) -> None:
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    temporary.replace(target)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool = True) -> None:
+    """Write UTF-8 text atomically; see :func:`atomic_path`."""
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
