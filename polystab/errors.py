@@ -60,6 +60,10 @@ class OutputError(PolystabError):
     """A result cannot be written; whatever stood at the path before is untouched."""
 
 
+class RecipeError(PolystabError):
+    """A synthetic cube was asked for that cannot be made."""
+
+
 class AnalysisError(PolystabError):
     """A statistic was asked for that the data or the arguments do not allow."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from polystab.errors import OutputError
@@ -22,12 +22,15 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     Raises
     ------
     OutputError
-        The path exists (with ``overwrite=False``), is a folder, lies in a folder
-        that is missing or read-only, or the disk is full.
+        The path exists (with ``overwrite=False``), is a folder or a device, lies in a
+        folder that is missing or read-only, or the disk is full.
     """
     target = Path(os.path.realpath(Path(path).expanduser()))
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder; name a file in it.")
+    if target.exists() and not target.is_file():
+        # Moving a file over a device such as /dev/null would replace the device.
+        raise OutputError(f"cannot write {target}: it is not a regular file; name a file.")
     if not overwrite and target.exists():
         raise OutputError(f"{target} exists and was left as it is; pass overwrite (--overwrite) to replace it.")
     if not target.parent.is_dir():
@@ -46,7 +49,15 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
         ) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    """Remove a file, and free its space now: HDF5 keeps a file open that it could not flush to a full disk."""
+    with suppress(OSError):
+        os.truncate(temporary, 0)
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def _finish(temporary: Path, target: Path) -> None:
@@ -59,6 +70,10 @@ def _finish(temporary: Path, target: Path) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool = True) -> None:
-    """Write UTF-8 text atomically; see :func:`atomic_path`."""
+    """Write UTF-8 text atomically; see :func:`atomic_path`.
+
+    What UTF-8 cannot say (half of a surrogate pair, as in a file name that is not
+    text) is written as an escape.
+    """
     with atomic_path(path, overwrite=overwrite) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

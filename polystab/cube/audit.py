@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import xarray as xr
-
+from polystab.cube.labels import writable
 from polystab.cube.specs import GROUPS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 AUDIT = next(group for group in GROUPS if group.name == "audit")
 COLUMNS = tuple(spec.name for spec in AUDIT.variables)
 
 
-@dataclass(frozen=True)
-class AuditEntry:
+class AuditEntry(NamedTuple):
     """One thing that happened to one file (or one cube, when cubes are merged)."""
 
     path: str
@@ -55,17 +55,19 @@ class AuditLog:
 
     def dataset(self) -> xr.Dataset:
         """The log as a Dataset: one text variable per column along ``entry``, sorted by path."""
-        ordered = sorted(
-            self.entries, key=lambda entry: (entry.path, entry.status, entry.reason, entry.detail, entry.by)
-        )
+        import numpy as np  # late: processes that only read files collect entries too
+        import xarray as xr
+
+        columns = list(zip(*sorted(self.entries), strict=True)) or [()] * len(AUDIT.variables)
+        # Texts are kept as objects: one long detail must not widen thousands of others.
         return xr.Dataset(
             {
                 spec.name: (
                     ("entry",),
-                    np.array([getattr(entry, spec.name) for entry in ordered], dtype=np.str_),
+                    np.array([writable(text) for text in column], dtype=object),
                     {"long_name": spec.doc},
                 )
-                for spec in AUDIT.variables
+                for spec, column in zip(AUDIT.variables, columns, strict=True)
             },
             attrs={"summary": AUDIT.doc},
         )
@@ -73,7 +75,7 @@ class AuditLog:
 
 def audit_entries(audit: xr.Dataset | xr.DataTree | None) -> list[AuditEntry]:
     """The entries of an ``audit`` group, or of the tree that holds one; none if there is none."""
-    if isinstance(audit, xr.DataTree):
+    if audit is not None and hasattr(audit, "children"):
         audit = audit["audit"].to_dataset() if "audit" in audit.children else None
     if audit is None:
         return []

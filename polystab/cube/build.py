@@ -14,6 +14,7 @@ import xarray as xr
 from polystab._version import __version__
 from polystab.cube.labels import model_order, parse_metric_id
 from polystab.cube.specs import ATTRIBUTES, DIMS, DTYPES, METRIC_COORDINATES, SPECS, VariableSpec
+from polystab.cube.validate import check_cube
 from polystab.errors import SHOWN_LABELS, ConflictError, CubeTooLargeError, RecordsError, shown
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def cube_from_records(frame: pd.DataFrame, **attrs: str) -> xr.Dataset:
         Two rows give different values for one cell. Equal repetitions are accepted.
     CubeTooLargeError
         The labels span more than ``MAX_CELLS`` cells.
+    InvalidCubeError
+        What the columns or attributes say is not allowed in a cube, e.g. a negative
+        ``stderr`` or a ``family`` that is not the id's.
 
     Examples
     --------
@@ -81,7 +85,9 @@ def cube_from_records(frame: pd.DataFrame, **attrs: str) -> xr.Dataset:
     cube = assemble(codes, labels, value, stderr)
     for name in frame.columns.intersection(list(_ALONG)):
         cube = _with_coordinate(cube, SPECS[name], frame[name], codes)
-    return finished(cube, attrs)
+    cube = finished(cube, attrs)
+    check_cube(cube, where="the cube made from these records")
+    return cube
 
 
 def assemble(
@@ -165,6 +171,9 @@ def timestamp() -> str:
 
 def _checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     needed = (*DIMS, "value")
+    repeated = frame.columns[frame.columns.duplicated()].unique()
+    if len(repeated):
+        raise RecordsError(f"columns {shown(repeated)} stand more than once; keep one of each.")
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise RecordsError(
@@ -203,7 +212,10 @@ def _coded(column: pd.Series[Any], dim: str) -> tuple[npt.NDArray[np.intp], Labe
             raise RecordsError(f"column 'step' counts from 0, but has {shown(labels[labels < 0].tolist())}.")
         order = np.argsort(labels, kind="stable")
     else:
-        texts = [str(label) for label in found]
+        # Different objects may read the same, such as 1 and "1".
+        place: dict[str, int] = {}
+        codes = np.array([place.setdefault(str(label), len(place)) for label in found], dtype=np.intp)[codes]
+        texts = list(place)
         if any(not text.strip() for text in texts):
             raise RecordsError(f"column {dim!r} has empty labels; every row needs one.")
         labels = np.array(texts, dtype=np.str_)
@@ -257,7 +269,8 @@ def _with_coordinate(
     present = column.notna().to_numpy()
     where = tuple(codes[dim][present] for dim in spec.dims)
     try:
-        given = column[present].to_numpy().astype(DTYPES[spec.kind])
+        with np.errstate(invalid="ignore"):  # infinity as an integer; found just below
+            given = column[present].to_numpy().astype(DTYPES[spec.kind])
         if spec.kind == "i" and (given != column[present].to_numpy(dtype=np.float64)).any():
             raise ValueError("not whole numbers")
     except (TypeError, ValueError) as error:

@@ -111,6 +111,9 @@ def _fetched(entry: CatalogEntry) -> Path:
     import pooch  # imported late: most cubes are files
 
     folder = os.environ.get("POLYSTAB_DATA") or pooch.os_cache("polystab")
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")  # it announces each download on stderr
     try:
         path = pooch.retrieve(
             entry.address,
@@ -120,6 +123,8 @@ def _fetched(entry: CatalogEntry) -> Path:
         )
     except Exception as error:  # pooch hands on whatever its downloader raises (requests, ftplib, OSError)
         raise ReadError(f"cube {entry.name!r} could not be fetched from {entry.address}: {error}") from error
+    finally:
+        logger.setLevel(level)
     return Path(path)
 
 

@@ -11,6 +11,7 @@ from polystab.errors import RecordsError, shown
 _SHOTS = re.compile(r"^(?P<subject>.+)@(?P<shots>\d+)shot$")
 # A size such as 70m, 1.4b, 124M standing alone between separators.
 SIZE = re.compile(r"(?<![A-Za-z0-9.])(?P<number>\d+(?:\.\d+)?)(?P<unit>[kKmMbB])(?![A-Za-z0-9])")
+NaturalKey = tuple[tuple[int, int, str], ...]
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 
 
@@ -42,7 +43,8 @@ def parse_metric_id(text: str) -> MetricId:
     Raises
     ------
     RecordsError
-        The text has fewer than three parts, an empty part, or an unknown family.
+        The text has fewer than three parts, an empty part, an unknown family, or
+        shots written otherwise than ``@5shot`` (none at all for zero-shot).
     """
     family, _, rest = text.partition("/")
     subject, _, measure = rest.rpartition("/")
@@ -57,10 +59,31 @@ def parse_metric_id(text: str) -> MetricId:
     shots = 0
     if match := _SHOTS.match(subject):
         subject, shots = match["subject"], int(match["shots"])
+        if match["shots"] != str(shots) or not shots:
+            plain = f"{subject}@{shots}shot" if shots else subject
+            raise RecordsError(f"metric id {text!r} has another spelling; write {family}/{plain}/{measure}.")
     name, at, chosen = measure.rpartition("@")
     if at and name and chosen and not chosen.isdigit():
         return MetricId(family, subject, name, shots, chosen)
     return MetricId(family, subject, measure, shots)
+
+
+def is_writable(text: str) -> bool:
+    """Whether netCDF keeps the text: it cuts at a NUL, and refuses half of a surrogate pair."""
+    if "\0" in text:
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def writable(text: str) -> str:
+    """The text with an escape (``\\x00``, ``\\udc80``) for what netCDF does not keep."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def model_size(name: str) -> float:
@@ -69,15 +92,15 @@ def model_size(name: str) -> float:
     return float(match["number"]) * _UNITS[match["unit"].lower()] if match else float("nan")
 
 
-def model_order(name: str) -> tuple[str, float, tuple[tuple[int, int, str], ...]]:
+def model_order(name: str) -> tuple[NaturalKey, float, NaturalKey]:
     """Sort key that lists models by family, then size, then name (numbers as numbers)."""
     match = SIZE.search(name)
     head = name[: match.start()] if match else name
     size = model_size(name) if match else 0.0
-    return (head, size, natural_order(name))
+    return (natural_order(head), size, natural_order(name))
 
 
-def natural_order(text: str) -> tuple[tuple[int, int, str], ...]:
+def natural_order(text: str) -> NaturalKey:
     """Sort key that puts ``run2`` before ``run10``."""
     parts = re.findall(r"\d+|\D+", text)
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)

@@ -14,7 +14,7 @@ from polystab._version import __version__
 from polystab.cube.audit import AuditLog, audit_entries
 from polystab.cube.build import MAX_CELLS, concatenated, documented
 from polystab.cube.labels import model_order
-from polystab.cube.specs import DIMS, DTYPES, SPECS, VariableSpec
+from polystab.cube.specs import DIMS, DTYPES, GROUPS, SCHEMA_VERSION, SPECS, VariableSpec
 from polystab.cube.validate import as_cube, check_cube
 from polystab.errors import SHOWN_LABELS, ConflictError, CubeTooLargeError, UnknownNameError, did_you_mean, shown
 
@@ -41,7 +41,7 @@ def merge_cubes(
         the value of the cube with the latest or earliest ``created`` attribute, or of
         the first or last cube given. Equal values never conflict, and a cell that is
         NaN in one cube takes the other's value. ``stderr`` always comes from the cube
-        that gave the value.
+        that gave the value; two standard errors for one value conflict like values do.
 
     Returns
     -------
@@ -74,6 +74,7 @@ def merge_cubes(
     log = AuditLog()
     merged = _merge_values(data, labels, on_conflict, log)
     merged = _merge_coordinates(merged, data, labels)
+    merged = _merge_others(merged, data)
     merged.attrs = _merge_attrs(data)
     merged = documented(merged)
     if on_conflict == "error" and all(isinstance(cube, xr.Dataset) for cube in cubes):
@@ -125,9 +126,13 @@ def _merge_values(
         value[where] = np.where(take, new, old)
         if stderr is not None:
             given = cube["stderr"].values if "stderr" in cube else np.full(new.shape, np.nan)
+            known = stderr[where]
+            clash = (new == old) & ~np.isnan(given) & ~np.isnan(known) & (given != known)
+            if clash.any():
+                _settle(cubes, number, np.argwhere(clash), known[clash], owner[where][clash], rule, log, " (stderr)")
             # Equal values without a standard error of their own keep the one already known.
             keep = np.isnan(given) & (new == old)
-            stderr[where] = np.where(take & ~keep, given, stderr[where])
+            stderr[where] = np.where(take & ~keep, given, known)
         owner[where] = np.where(take, number, owner[where])
     variables = {"value": (DIMS, value)}
     if stderr is not None:
@@ -141,12 +146,14 @@ def _by_precedence(cubes: Sequence[xr.Dataset], rule: Rule) -> list[int]:
     if rule == "first":
         return order[::-1]
     if rule in ("latest", "earliest"):
-        moments = [datetime.datetime.fromisoformat(str(cube.attrs["created"])) for cube in cubes]
-        stamps = [moment.timestamp() for moment in moments]
-        if len(set(stamps)) < len(stamps):
-            raise ConflictError(f"rule {rule!r} needs cubes with different `created` times; use 'first' or 'last'.")
-        return sorted(order, key=lambda i: stamps[i], reverse=rule == "earliest")
+        return sorted(order, key=lambda i: _created(cubes[i]), reverse=rule == "earliest")
     return order
+
+
+def _created(cube: xr.Dataset) -> datetime.datetime:
+    """When the cube was first made; UTC where it does not say."""
+    moment = datetime.datetime.fromisoformat(str(cube.attrs["created"]))
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 def _settle(
@@ -157,13 +164,14 @@ def _settle(
     losers: npt.NDArray[np.int32],
     rule: Rule,
     log: AuditLog,
+    what: str = "",
 ) -> None:
-    """Refuse clashing cells, or record what they lose."""
+    """Refuse clashing cells, or record what they lose (``what`` is added to the cell's name)."""
     cube = cubes[winner]
     own = {dim: cube[dim].values for dim in DIMS}
 
     def name(cell: npt.NDArray[np.intp]) -> str:
-        return "|".join(str(own[dim][i]) for dim, i in zip(DIMS, cell, strict=True))
+        return "|".join(str(own[dim][i]) for dim, i in zip(DIMS, cell, strict=True)) + what
 
     if rule == "error":
         raise ConflictError(
@@ -173,6 +181,11 @@ def _settle(
         )
     for loser in np.unique(losers).tolist():
         mine = losers == loser
+        if rule in ("latest", "earliest") and _created(cubes[loser]) == _created(cube):
+            raise ConflictError(
+                f"cubes {loser} and {winner} differ in {int(mine.sum())} cells and were created at the same time, "
+                f"{cube.attrs['created']}, so that {rule!r} cannot decide; use 'first' or 'last'."
+            )
         values = {name(cell): float(v) for cell, v in zip(cells[mine], lost[mine], strict=True)}
         log.replace(_cube_name(cubes[loser], loser), rule, values, by=_cube_name(cube, winner))
 
@@ -219,30 +232,82 @@ def _merge_coordinate(
     return array.astype(np.str_) if spec.kind == "U" else array
 
 
+def _merge_others(merged: xr.Dataset, cubes: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Add the variables and coordinates that the specs do not know, so that none is lost."""
+    parts = []
+    for cube in cubes:
+        names = [name for name in cube.variables if name not in SPECS and name not in DIMS]
+        known = [name for name in cube.variables if name in SPECS]
+        if names:
+            parts.append(cube.drop_vars(known))
+    if not parts:
+        return merged
+    joined = _joined(parts, merged, "variables outside the schema")
+    return merged.assign_coords(joined.coords).assign(joined.data_vars)
+
+
+def _joined(parts: Sequence[xr.Dataset], merged: xr.Dataset, what: str) -> xr.Dataset:
+    """Datasets over the union of their labels, as long as they do not contradict each other."""
+    try:
+        joined = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+    except (xr.MergeError, ValueError) as error:
+        raise ConflictError(f"{what} differ between the cubes: {error}") from error
+    joined = joined.reindex({dim: merged[dim] for dim in DIMS if dim in joined.dims and dim in joined.indexes})
+    for name, variable in joined.variables.items():
+        if variable.dtype.kind == "O":  # text that was filled with NaN
+            text = np.where(variable.isnull(), "", variable.values).astype(np.str_)
+            joined[name] = (variable.dims, text, variable.attrs)
+    return joined
+
+
 def _unknown(array: npt.NDArray[Any], spec: VariableSpec) -> npt.NDArray[np.bool_]:
     return np.isnan(array) if spec.kind == "f" else np.asarray(array == spec.fill)
 
 
 def _merge_attrs(cubes: Sequence[xr.Dataset]) -> dict[str, Any]:
-    attrs = dict(cubes[0].attrs)
+    attrs: dict[str, Any] = {}
+    for cube in reversed(cubes):
+        attrs |= cube.attrs
     for name in ("title", "summary", "source", "license", "references", "history"):
         attrs[name] = concatenated(str(cube.attrs.get(name, "")) for cube in cubes)
     attrs["title"] = attrs["title"].replace("\n", " + ")
-    attrs["created"] = max((str(cube.attrs["created"]) for cube in cubes), key=datetime.datetime.fromisoformat)
+    attrs["created"] = str(max(cubes, key=_created).attrs["created"])
     attrs["history"] = concatenated([attrs["history"], f"merged {len(cubes)} cubes with polystab {__version__}"])
+    attrs["polystab_schema"] = SCHEMA_VERSION
+    attrs["polystab_version"] = __version__
     return attrs
 
 
 def _with_groups(merged: xr.Dataset, trees: Sequence[xr.DataTree], log: AuditLog) -> xr.DataTree:
-    log.entries.extend(entry for tree in trees for entry in audit_entries(tree))
+    entries = dict.fromkeys(entry for tree in trees for entry in audit_entries(tree))
+    log.entries.extend(entries)
     groups: dict[str, xr.Dataset] = {"/": merged, "/audit": log.dataset()}
-    names = sorted({name for tree in trees for name in tree.children} - {"audit"})
-    for name in names:
-        parts = [tree.children[name].to_dataset() for tree in trees if name in tree.children]
-        try:
-            joined = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
-        except (xr.MergeError, ValueError) as error:
-            raise ConflictError(f"detail group {name!r} differs between the cubes: {error}") from error
-        shared = {dim: merged[dim] for dim in DIMS if dim in joined.dims}
-        groups[f"/{name}"] = joined.reindex(shared) if shared else joined
+    details: dict[str, list[xr.Dataset]] = {}
+    for tree in trees:
+        for node in tree.subtree:
+            if node.has_data and node.path not in groups:
+                details.setdefault(node.path, []).append(_detail(node))
+    for path in sorted(details):
+        joined = _joined(details[path], merged, f"detail group {path.strip('/')!r}")
+        for name, spec in _integers(path).items():
+            if name in joined:
+                joined[name] = joined[name].fillna(spec.fill).astype(np.int64)
+        groups[path] = joined
     return xr.DataTree.from_dict(groups)
+
+
+def _detail(node: xr.DataTree) -> xr.Dataset:
+    """A group with the labels of its own dimensions, and NaN where an integer says unknown."""
+    data = node.to_dataset()
+    used = {dim for variable in data.data_vars.values() for dim in variable.dims}
+    data = data.drop_vars([str(name) for name in data.indexes if name not in used])
+    for name, spec in _integers(node.path).items():
+        if name in data:
+            data[name] = data[name].where(data[name] != spec.fill)
+    return data
+
+
+def _integers(path: str) -> dict[str, VariableSpec]:
+    """The integer variables that the schema knows in a group; joining would turn their gaps into NaN."""
+    known = {group.name: group for group in GROUPS}.get(path.strip("/"))
+    return {spec.name: spec for spec in known.variables if spec.kind == "i"} if known else {}

@@ -66,9 +66,13 @@ def select(
     for name, wanted in asked.items():
         if name not in cube.coords:
             raise SelectionError(f"this cube has no coordinate {name!r} to select by.")
+        if not wanted:
+            raise SelectionError(f"{name} lists nothing to select; leave it out to take every {name}.")
         present = cube[name].values
         for item in wanted:
             if item not in present.tolist():
+                if name in ("layer", "shots") and isinstance(item, str):
+                    raise SelectionError(f"{name} {item!r} is text; {name} numbers are integers, e.g. {name}=0.")
                 raise SelectionError(
                     f"no metric has {name} {item!r}. {did_you_mean(str(item), {str(x) for x in present.tolist()})}"
                 )
@@ -78,7 +82,7 @@ def select(
     return cube.isel(metric=np.flatnonzero(keep))
 
 
-def _listed(wanted: Wanted) -> list[Any]:
+def _listed(wanted: str | int | Iterable[str | int]) -> list[Any]:
     if isinstance(wanted, (str, int, np.integer)):
         return [wanted]
-    return list(wanted or ())
+    return list(wanted)

@@ -7,10 +7,8 @@ know about the change.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 SCHEMA_VERSION = 1
 
@@ -21,7 +19,7 @@ FAMILIES = ("eval", "probe", "weight", "activation", "gradient", "loss", "agreem
 BETTER = ("higher", "lower", "")
 
 # dtype kinds: U text, i integer, f floating point
-DTYPES: dict[str, npt.DTypeLike] = {"U": np.str_, "i": np.int64, "f": np.float64}
+DTYPES = {"U": "U", "i": "int64", "f": "float64"}
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ DIMENSIONS = (
 )
 
 VARIABLES = (
-    VariableSpec("value", DIMS, "f", "the measured value; NaN means not measured", required=True, fill=np.nan),
-    VariableSpec("stderr", DIMS, "f", "sampling standard error over test items; NaN where unknown", fill=np.nan),
+    VariableSpec("value", DIMS, "f", "the measured value; NaN means not measured", required=True, fill=math.nan),
+    VariableSpec("stderr", DIMS, "f", "sampling standard error over test items; NaN where unknown", fill=math.nan),
     VariableSpec("weight_seed", ("model", "seed"), "i", "seed of the weight initialisation; -1 unknown", fill=-1),
     VariableSpec("data_seed", ("model", "seed"), "i", "seed of the data order; -1 unknown", fill=-1),
 )
@@ -91,7 +89,7 @@ COORDINATES = (
     VariableSpec("shots", ("metric",), "i", "examples in the prompt; -1 where it does not apply", fill=-1),
     VariableSpec("filter", ("metric",), "U", "lm-evaluation-harness answer filter, empty for none"),
     VariableSpec("n_items", ("metric",), "i", "test items behind the value; -1 unknown", fill=-1),
-    VariableSpec("chance", ("metric",), "f", "value expected from guessing; NaN unknown", fill=np.nan),
+    VariableSpec("chance", ("metric",), "f", "value expected from guessing; NaN unknown", fill=math.nan),
     VariableSpec("n_parameters", ("model",), "i", "number of parameters; -1 unknown", fill=-1),
     VariableSpec("n_layers", ("model",), "i", "number of layers; -1 unknown", fill=-1),
     VariableSpec("hidden_size", ("model",), "i", "width of the residual stream; -1 unknown", fill=-1),

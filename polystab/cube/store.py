@@ -12,7 +12,7 @@ import xarray as xr
 from polystab.cube.build import documented
 from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube, check_cube, check_schema
-from polystab.errors import NotACubeError, OutputError
+from polystab.errors import NotACubeError, OutputError, PolystabError, shown
 from polystab.files import atomic_path
 
 PathLike = str | os.PathLike[str]
@@ -57,10 +57,16 @@ def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool
             _write(documented(as_cube(cube)), temporary, group=None)
             for name in sorted(groups):
                 _write(groups[name], temporary, group=name)
-        except (RuntimeError, TypeError, ValueError) as error:
-            # netCDF-C reports a full disk as RuntimeError("NetCDF: HDF error").
+        except (RuntimeError, PermissionError) as error:
+            # netCDF-C reports a full disk as "HDF error", or as "Permission denied" for the file just created.
             raise OutputError(
-                f"cannot write {path}: {error}. Is the disk full? What stood there before is untouched."
+                f"cannot write {path}: {error}. Is the disk full, or the file that the cube is read from damaged? "
+                "What stood there before is untouched."
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise OutputError(
+                f"cannot write {path}: netCDF cannot keep what a variable or attribute holds: {error}. "
+                "What stood there before is untouched."
             ) from error
 
 
@@ -89,17 +95,18 @@ def open_cube(path: PathLike) -> xr.Dataset:
         read for this; ``validate_cube`` on the result looks at them too.
     """
     source = _existing(path)
+    cube: xr.Dataset | None = None
     try:
         cube = xr.open_dataset(source, engine="netcdf4", decode_times=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _unreadable(source, error) from error
-    try:
         check_schema(dict(cube.attrs), where=str(path))
         cube = _plain_text(cube)
         check_cube(cube, values=False, where=str(path))
-    except Exception:
-        cube.close()
-        raise
+    except Exception as error:
+        if cube is not None:
+            cube.close()
+        if isinstance(error, PolystabError):
+            raise
+        raise _unreadable(source, error) from error
     return cube
 
 
@@ -118,19 +125,22 @@ def open_tree(path: PathLike) -> xr.DataTree:
         As :func:`open_cube`.
     """
     source = _existing(path)
+    opened: xr.DataTree | None = None
     try:
-        tree = xr.open_datatree(source, engine="netcdf4", decode_times=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _unreadable(source, error) from error
-    try:
-        check_schema(dict(tree.attrs), where=str(path))
-        closer = tree.close
-        tree = xr.DataTree.from_dict({node.path: _plain_text(node.to_dataset(inherit=False)) for node in tree.subtree})
-        tree.set_close(closer)
+        opened = xr.open_datatree(source, engine="netcdf4", decode_times=False)
+        check_schema(dict(opened.attrs), where=str(path))
+        nodes = {node.path: node.to_dataset(inherit=False) for node in opened.subtree}
+        # Texts of the groups stay objects: one long audit detail must not widen all the others.
+        nodes["/"] = _plain_text(nodes["/"])
+        tree = xr.DataTree.from_dict(nodes)
+        tree.set_close(opened.close)
         check_cube(tree, values=False, where=str(path))
-    except Exception:
-        tree.close()
-        raise
+    except Exception as error:
+        if opened is not None:
+            opened.close()
+        if isinstance(error, PolystabError):
+            raise
+        raise _unreadable(source, error) from error
     return tree
 
 
@@ -166,10 +176,15 @@ def _plain_text(data: xr.Dataset) -> xr.Dataset:
 
 def _existing(path: PathLike) -> Path:
     source = Path(path).expanduser()
-    if source.is_dir():
-        raise NotACubeError(f"{source} is a folder; name the netCDF file in it.")
-    if not source.exists():
-        raise NotACubeError(f"{source} does not exist. `polystab cubes` lists the cubes that go by name.")
+    try:
+        if source.is_dir():
+            raise NotACubeError(f"{source} is a folder; name the netCDF file in it.")
+        if not source.exists():
+            raise NotACubeError(f"{source} does not exist. `polystab cubes` lists the cubes that go by name.")
+        if not source.is_file():  # reading a pipe would wait for ever
+            raise NotACubeError(f"{source} is not a regular file; save it to one first.")
+    except OSError as error:
+        raise NotACubeError(f"{shown([str(path)[:200]])} cannot be opened: {error.strerror}.") from error
     return source
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.cube.labels import parse_metric_id
-from polystab.cube.specs import ATTRIBUTES, BETTER, DIMENSIONS, DIMS, FAMILIES, SCHEMA_VERSION, SPECS
+from polystab.cube.labels import is_writable, parse_metric_id
+from polystab.cube.specs import ATTRIBUTES, BETTER, DIMENSIONS, DIMS, FAMILIES, GROUPS, SCHEMA_VERSION, SPECS
 from polystab.errors import InvalidCubeError, NewerSchemaError, NotACubeError, RecordsError, shown
 
 _KIND_NAMES = {"U": "text", "i": "integer", "f": "floating point"}
@@ -68,7 +68,7 @@ def validate_cube(cube: xr.Dataset | xr.DataTree, *, values: bool = True) -> lis
     Parameters
     ----------
     cube : xarray.Dataset or xarray.DataTree
-        What to check; never changed.
+        What to check; never changed. Of a tree, the known detail groups are checked too.
     values : bool, optional
         Also look at the values (``stderr`` below zero or infinite). This reads the
         variable; ``False`` keeps a lazily opened cube lazy.
@@ -102,6 +102,7 @@ def validate_cube(cube: xr.Dataset | xr.DataTree, *, values: bool = True) -> lis
         *_check_variables(data),
         *_check_metric_coordinates(data),
         *(_check_values(data) if values else ()),
+        *(_check_groups(cube) if isinstance(cube, xr.DataTree) else ()),
     ]
 
 
@@ -110,7 +111,8 @@ def check_cube(cube: xr.Dataset | xr.DataTree, *, values: bool = True, where: st
     violations = validate_cube(cube, values=values)
     if violations:
         listed = "\n".join(f"  {violation}" for violation in violations)
-        raise InvalidCubeError(f"{where} is not a valid cube ({len(violations)} violations):\n{listed}", violations)
+        count = "1 violation" if len(violations) == 1 else f"{len(violations)} violations"
+        raise InvalidCubeError(f"{where} is not a valid cube ({count}):\n{listed}", violations)
 
 
 def check_schema(attrs: dict[object, object], *, where: str) -> None:
@@ -147,7 +149,12 @@ def _check_attributes(cube: xr.Dataset) -> Iterator[Violation]:
                 f"is {type(value).__name__}, not {spec.type.__name__}.",
                 f"use {spec.doc}.",
             )
+    known = {spec.name for spec in ATTRIBUTES}
     for name, value in cube.attrs.items():
+        if isinstance(value, str) and not is_writable(value):
+            yield _unwritable(f"attribute {name}", [value])
+        if name in known:
+            continue
         if isinstance(value, bool) or not isinstance(value, (str, int, float, np.integer, np.floating)):
             yield Violation(
                 "attribute-type",
@@ -219,6 +226,8 @@ def _check_labels(name: str, place: str, labels: npt.NDArray[np.generic]) -> Ite
             yield Violation("unsorted-step", place, "labels do not increase.", "cube.sortby('step').")
     if name in ("model", "metric") and (blank := [label for label in labels.tolist() if not str(label).strip()]):
         yield Violation("blank-label", place, f"{len(blank)} labels are empty.", "name every label.")
+    if labels.dtype.kind != "i" and (bad := [label for label in labels.tolist() if not is_writable(str(label))]):
+        yield _unwritable(place, bad)
 
 
 def _check_variables(cube: xr.Dataset) -> Iterator[Violation]:
@@ -253,8 +262,12 @@ def _check_variables(cube: xr.Dataset) -> Iterator[Violation]:
                 f"is {variable.dtype}, not {_KIND_NAMES[spec.kind]}.",
                 f"convert it to {_KIND_NAMES[spec.kind]}.",
             )
+        elif spec.kind == "U" and (bad := [text for text in variable.values.ravel().tolist() if not is_writable(text)]):
+            yield _unwritable(place, bad)
         if kind == "coordinate" and spec.name not in cube.coords:
             yield Violation("not-a-coordinate", place, "is a data variable.", f"cube.set_coords({spec.name!r}).")
+        if kind == "variable" and spec.name in cube.coords:
+            yield Violation("not-a-variable", place, "is a coordinate.", f"cube.reset_coords({spec.name!r}).")
 
 
 def _check_metric_coordinates(cube: xr.Dataset) -> Iterator[Violation]:
@@ -274,7 +287,7 @@ def _check_metric_coordinates(cube: xr.Dataset) -> Iterator[Violation]:
             f"start each id with one of {', '.join(FAMILIES)}.",
         )
         return
-    labels = cube["metric"].values
+    labels = cube["metric"].values.tolist()
     for name in ("family", "subject", "measure", "shots", "filter"):
         if name not in cube.coords or cube[name].dims != ("metric",) or _kind(cube[name]) != SPECS[name].kind:
             continue
@@ -310,6 +323,41 @@ def _check_values(cube: xr.Dataset) -> Iterator[Violation]:
     ):
         if bad:
             yield Violation(code, "variable stderr", f"{bad} cells are {code.split('-')[0]}.", fix)
+
+
+def _check_groups(tree: xr.DataTree) -> Iterator[Violation]:
+    for group in GROUPS:
+        if group.name not in tree.children:
+            continue
+        data = tree.children[group.name].to_dataset()
+        for spec in group.variables:
+            place = f"group {group.name}, variable {spec.name}"
+            if spec.name not in data.variables:
+                if spec.required:
+                    yield Violation(
+                        "missing-variable", place, f"not there ({spec.doc}).", f"add it with dimensions {spec.dims}."
+                    )
+                continue
+            variable = data[spec.name]
+            if variable.dims != spec.dims:
+                yield Violation(
+                    "wrong-dimensions",
+                    place,
+                    f"has dimensions {variable.dims}, not {spec.dims}.",
+                    f"transpose or expand to {spec.dims}.",
+                )
+            if _kind(variable) != spec.kind:
+                wanted = _KIND_NAMES[spec.kind]
+                yield Violation("wrong-type", place, f"is {variable.dtype}, not {wanted}.", f"convert it to {wanted}.")
+
+
+def _unwritable(place: str, texts: list[str]) -> Violation:
+    return Violation(
+        "unwritable-text",
+        place,
+        f"{shown(texts)} hold a NUL or half of a surrogate pair, which netCDF does not keep.",
+        "remove it; polystab.cube.labels.writable escapes it.",
+    )
 
 
 def _kind(array: xr.DataArray | npt.NDArray[np.generic]) -> str:

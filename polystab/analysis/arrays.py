@@ -1,0 +1,119 @@
+"""Kernels on plain arrays that several analyses share; none of them knows xarray's labels.
+
+All of them take runs along one axis, treat NaN as not measured, never warn on a
+slice without numbers, and leave their input as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from polystab.cube.specs import DIMS
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+def cells(cube: xr.Dataset, name: str = "value") -> Floats:
+    """A variable of a cube as a (model, seed, step, metric) array, read if it was lazy."""
+    return np.asarray(cube[name].transpose(*DIMS).values, dtype=np.float64)
+
+
+def labels(cube: xr.Dataset, *dims: str) -> dict[str, xr.DataArray]:
+    """The coordinates of a cube that lie along ``dims`` only, for use on a result."""
+    return {
+        str(name): coord.variable.copy(deep=False)  # type: ignore[misc]
+        for name, coord in cube.coords.items()
+        if set(coord.dims) <= set(dims) and coord.dims
+    }
+
+
+def described(data: xr.Dataset, docs: dict[str, str], units: dict[str, str] | None = None) -> xr.Dataset:
+    """Put ``long_name`` (and ``units``) on every variable of a result."""
+    for name, text in docs.items():
+        data[name].attrs = {"long_name": text} | ({"units": units[name]} if units and name in units else {})
+    return data
+
+
+def finite(values: Floats) -> Floats:
+    """The values with NaN in place of infinities: a diverged run has no place in a mean."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def quantiles(values: Floats, q: Sequence[float], *, axis: int) -> tuple[Floats, Ints]:
+    """Quantiles of the numbers along an axis, and how many numbers there were.
+
+    Linear interpolation between order statistics (numpy's default, type 7 of
+    Hyndman and Fan). The quantiles come first in the result; a slice without
+    numbers gives NaN. Infinities count as not measured.
+    """
+    ordered = np.sort(finite(np.moveaxis(values, axis, -1)), axis=-1)
+    n = np.sum(~np.isnan(ordered), axis=-1)
+    last = np.maximum(n - 1, 0)
+    result = np.empty((len(q), *n.shape))
+    for i, share in enumerate(q):
+        place = last * share
+        low = np.floor(place).astype(np.intp)
+        high = np.minimum(low + 1, last)
+        below = np.take_along_axis(ordered, low[..., None], axis=-1)[..., 0]
+        above = np.take_along_axis(ordered, high[..., None], axis=-1)[..., 0]
+        # below + w * (above - below) would overflow for +-1e308; this form cannot.
+        weight = place - low
+        result[i] = np.where(below == above, below, (1 - weight) * below + weight * above)
+    return result, n.astype(np.int64)
+
+
+def median(values: Floats, *, axis: int) -> Floats:
+    """Median of the numbers along an axis; NaN where there are none."""
+    return quantiles(values, (0.5,), axis=axis)[0][0]
+
+
+def mean(values: Floats, *, axis: int) -> Floats:
+    """Mean of the finite numbers along an axis; NaN where there are none."""
+    used = np.isfinite(values)
+    n = used.sum(axis=axis)
+    total = np.sum(values, axis=axis, where=used)
+    return divided(total, n)
+
+
+def divided(top: npt.NDArray[Any] | float, bottom: npt.NDArray[Any] | float) -> Floats:
+    """``top / bottom`` with NaN where ``bottom`` is zero or NaN."""
+    top, bottom = np.broadcast_arrays(np.asarray(top, np.float64), np.asarray(bottom, np.float64))
+    result = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=result, where=(bottom != 0) & ~np.isnan(bottom))
+    return result
+
+
+def moments(values: Floats, *, axis: int) -> tuple[Floats, Floats, Ints]:
+    """Mean, standard deviation (ddof 1) and count of the finite numbers along an axis.
+
+    Deviations are taken from the median first, so that equal values have a spread
+    of exactly 0, and are scaled by a power of two, so that their squares neither
+    overflow nor vanish. The mean of none, and the spread of fewer than two, is NaN.
+    """
+    values = np.moveaxis(finite(values), axis, -1)
+    centre = median(values, axis=-1)[..., None]
+    n = np.sum(~np.isnan(values), axis=-1)
+    largest = np.max(np.abs(values), axis=-1, keepdims=True, initial=0.0, where=~np.isnan(values))
+    exponent = np.frexp(largest)[1]
+    deviation = np.ldexp(values, -exponent) - np.ldexp(centre, -exponent)
+    deviation = np.where(np.isnan(deviation), 0.0, deviation)
+    shift = divided(deviation.sum(axis=-1), n)
+    rest = np.where(np.isnan(values), 0.0, deviation - shift[..., None])
+    sd = np.sqrt(divided(np.sum(rest**2, axis=-1), np.maximum(n - 1, 0)))
+    power = exponent[..., 0]
+    average = np.ldexp(np.ldexp(centre[..., 0], -power) + shift, power)
+    return average, np.ldexp(sd, power), n.astype(np.int64)
+
+
+def rms(values: Floats, *, axis: int) -> Floats:
+    """Root mean square of the finite numbers along an axis; NaN where there are none."""
+    used = np.isfinite(values)
+    squares = np.sum(np.where(used, values, 0.0) ** 2, axis=axis)
+    return np.sqrt(divided(squares, used.sum(axis=axis)))

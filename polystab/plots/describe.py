@@ -1,0 +1,164 @@
+"""Pictures in words: the text alternatives, written from the same results that are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from polystab.errors import SelectionError, did_you_mean
+from polystab.plots.words import count, listed, number, percent, plural
+
+# A map has at most so many rows.
+MAX_ROWS = 30
+
+Array = npt.NDArray[Any]
+
+
+def describe_curves(band: xr.Dataset, *, metric: str, models: Sequence[str] | None = None) -> str:
+    """What :func:`curves` shows, in words: the text alternative of the picture.
+
+    Parameters
+    ----------
+    band : xarray.Dataset
+        Result of :func:`polystab.analysis.seed_band`.
+    metric : str
+        Which metric.
+    models : sequence of str, optional
+        Which models.
+
+    Returns
+    -------
+    str
+        One sentence a model: first and last median, and the middle half at the end.
+    """
+    band = chosen(band, metric=metric, models=models)
+    steps = band["step"].values
+    said = []
+    for i, name in enumerate(band["model"].values.tolist()):
+        low, middle, high = quartiles(band.isel(model=i))
+        where = np.flatnonzero(~np.isnan(middle) & band["shared"].values[i, :, 0])
+        if not len(where):
+            said.append(f"{name}: not measured.")
+            continue
+        first, last = int(where[0]), int(where[-1])
+        n = int(band["n"].values[i, last, 0])
+        what = "median" if n > 1 else "value"
+        text = f"{name}: {what} {number(middle[first])} at step {count(steps[first])}"
+        if last > first:
+            text += f", {number(middle[last])} at step {count(steps[last])}"
+        if not np.isnan(low[last]):
+            text += f" (middle half of {plural(n, 'run')} there: {number(low[last])} to {number(high[last])})"
+        said.append(text + ".")
+    return " ".join(said)
+
+
+def legend_title(band: xr.Dataset) -> str:
+    """What lines and bands are, with the number of runs where it is the same everywhere."""
+    most = band["n"].values.max(axis=(1, 2))
+    most = most[most > 0]
+    if not len(most) or most.max() == 1:
+        return "single runs"
+    runs = f"{most.max()} runs" if most.min() == most.max() else f"{most.min()} to {most.max()} runs"
+    return f"median and middle half of {runs}" if most.max() >= 3 else f"median of {runs}"
+
+
+def chosen(band: xr.Dataset, *, metric: str, models: Sequence[str] | None) -> xr.Dataset:
+    """The part of a band that is drawn, with a metric dimension of length one."""
+    known = [str(name) for name in band["metric"].values.tolist()]
+    if metric not in known:
+        raise SelectionError(f"no metric is called {metric!r}. {did_you_mean(metric, known)}")
+    part = band.isel(metric=[known.index(metric)])
+    if models is None:
+        return part
+    present = [str(name) for name in band["model"].values.tolist()]
+    for name in models:
+        if name not in present:
+            raise SelectionError(f"no model is called {name!r}. {did_you_mean(name, present)}")
+    return part.isel(model=[i for i, name in enumerate(present) if name in models])
+
+
+def quartiles(band: xr.Dataset) -> tuple[Array, Array, Array]:
+    """Lower quartile, median and upper quartile of one model and metric, by step."""
+    value = band["value"].isel(metric=0)
+    low, middle, high = (value.sel(quantile=q).values for q in (0.25, 0.5, 0.75))
+    return low, middle, high
+
+
+def describe_coverage(cover: xr.Dataset, *, limit: int = MAX_ROWS) -> str:
+    """What :func:`coverage` shows, in words.
+
+    Parameters
+    ----------
+    cover : xarray.Dataset
+        Result of :func:`polystab.analysis.cube_coverage`.
+    limit : int, optional
+        As for the picture.
+
+    Returns
+    -------
+    str
+        A sentence on the whole and, for up to ten models, one each.
+    """
+    said = [
+        f"{plural(cover.sizes['model'], 'model')} by {plural(cover.sizes['step'], 'checkpoint')}; "
+        f"{percent(float(cover['share']))} of all cells are measured."
+    ]
+    shown = shown_models(cover, limit)
+    for i in shown[:10]:
+        model = cover.isel(model=i)
+        said.append(
+            f"{model['model'].item()}: {plural(int(model['n_runs']), 'run')}, {plural(int(model['n_steps']), 'step')}, "
+            f"{percent(float(model['share_model']))} of its runs × steps × metrics."
+        )
+    if len(shown) > 10:
+        said.append(f"{plural(len(shown) - 10, 'further model')} drawn; the table lists them.")
+    if len(shown) < cover.sizes["model"]:
+        said.append(f"{plural(cover.sizes['model'] - len(shown), 'model')} not drawn.")
+    return " ".join(said)
+
+
+def shown_models(cover: xr.Dataset, limit: int = MAX_ROWS) -> list[int]:
+    """Which models have a row: all, or else those with most runs, in the order of the cube."""
+    runs = cover["n_runs"].values
+    most = sorted(range(len(runs)), key=lambda i: (-runs[i], i))[:limit]
+    return sorted(most)
+
+
+def describe_outliers(scores: xr.Dataset, *, runs: Sequence[tuple[str, int]]) -> str:
+    """What :func:`outliers` shows, in words.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        Result of :func:`polystab.analysis.outlier_scores`.
+    runs : sequence of (model, seed)
+        The runs drawn.
+
+    Returns
+    -------
+    str
+        For up to five runs: share beyond the threshold, and between which steps.
+    """
+    threshold = f"{scores.attrs['threshold']:g}"
+    steps = scores["step"].values
+    said = [f"{plural(len(runs), 'run')} by {plural(len(steps), 'checkpoint')}."]
+    for (model, seed), (m, s) in zip(list(runs)[:5], run_places(scores, runs)[:5], strict=True):
+        run = scores.isel(model=m, seed=s)
+        where = np.flatnonzero(run["share_beyond_at"].values > 0)
+        text = f"{model} seed {seed}: {percent(float(run['share_beyond']))} of cells beyond {threshold}"
+        if len(where):
+            text += f", between steps {count(steps[where[0]])} and {count(steps[where[-1]])}"
+        said.append(text + ".")
+    if len(runs) > 5:
+        said.append(f"Further rows: {listed([f'{model} seed {seed}' for model, seed in list(runs)[5:]], 5)}.")
+    return " ".join(said)
+
+
+def run_places(scores: xr.Dataset, runs: Sequence[tuple[str, int]]) -> list[tuple[int, int]]:
+    """Positions along model and seed of runs given by name."""
+    models, seeds = scores["model"].values.tolist(), scores["seed"].values.tolist()
+    return [(models.index(model), seeds.index(seed)) for model, seed in runs]

@@ -1,0 +1,209 @@
+"""Curves over training: the median of the seeds and their middle half, one line a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from polystab.analysis.trajectories import seed_band
+from polystab.cube.validate import as_cube
+from polystab.errors import AnalysisError
+from polystab.plots.describe import chosen, legend_title, quartiles
+from polystab.plots.steps import is_logarithmic, set_step_axis
+from polystab.plots.style import MUTED, RC, Ink, canvas, dashes, model_inks
+from polystab.plots.words import number, short_name
+
+Array = npt.NDArray[Any]
+
+SIZE = (4.6, 3.0)
+
+# Single runs are drawn as thin lines as long as the eye can follow them.
+MAX_THIN = 12
+MAX_THIN_IN_ALL = 24
+
+# Measured points are marked where there are few of them.
+MAX_MARKED = 8
+
+# Positive values that span more than this get a logarithmic axis.
+LOG_VALUES = 50.0
+
+# On a linear step axis the first part is left out of the y range if the rest is this many times narrower.
+START = 0.25
+FALL = 4.0
+
+
+def curves(
+    cube: xr.Dataset | xr.DataTree,
+    *,
+    metric: str,
+    models: Sequence[str] | None = None,
+    runs: xr.Dataset | None = None,
+    inks: Sequence[Ink] | None = None,
+    legend: bool = True,
+    title: bool = True,
+    size: tuple[float, float] = SIZE,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw one metric over training: median and middle half of the seeds of each model.
+
+    Parameters
+    ----------
+    cube : xarray.Dataset or xarray.DataTree
+        A cube, or a result of :func:`polystab.analysis.seed_band` with the quantiles
+        0.25, 0.5 and 0.75.
+    metric : str
+        Which metric.
+    models : sequence of str, optional
+        Which models, in the cube's order; by default all.
+    runs : xarray.Dataset, optional
+        The cube, if ``cube`` is a band: where models have few runs, each is drawn thinly.
+    inks : sequence of Ink, optional
+        Colours of the models; by default by position among ``models``.
+    legend, title : bool, optional
+        Whether to draw them.
+    size : (float, float), optional
+        Width and height of a new figure, in inches.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+
+    Raises
+    ------
+    SelectionError
+        No such metric or model.
+
+    Notes
+    -----
+    The line passes through the steps that more than half of a model's runs share; other
+    steps have too few runs to be compared with them. With fewer than three runs there is
+    no band. The y axis is logarithmic where positive values span more than a factor of 50;
+    else, on a linear step axis, values of the first quarter of training that would press
+    all others flat are left outside, and the picture says so.
+
+    Examples
+    --------
+    >>> import polystab.testing
+    >>> from polystab import plots
+    >>> cube = polystab.testing.synthetic_cube(rng=0)
+    >>> plots.curves(cube, metric=cube["metric"].values[0]).axes[0].get_xlabel()
+    'training step'
+    """
+    band, runs = _band(cube, runs)
+    band = chosen(band, metric=metric, models=models)
+    names = [str(name) for name in band["model"].values.tolist()]
+    colours = list(inks) if inks is not None else model_inks(len(names))
+    with mpl.rc_context(RC):
+        figure, ax = canvas(ax, size)
+        thin = _thin(runs, names, metric)
+        for i, name in enumerate(names):
+            _draw_model(ax, band.isel(model=i), thin.get(name), colours[i], i, len(names))
+        _finish_axes(ax, band, metric, title=title)
+        if legend:
+            ax.legend(title=legend_title(band), title_fontsize=8.5, handlelength=2.2)
+    return figure
+
+
+def _band(cube: xr.Dataset | xr.DataTree, runs: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
+    if isinstance(cube, xr.Dataset) and "quantile" in cube.dims:
+        if not {0.25, 0.5, 0.75} <= set(cube["quantile"].values.tolist()):
+            raise AnalysisError("this band lacks the quantiles 0.25, 0.5 and 0.75 that are drawn.")
+        return cube, runs
+    data = as_cube(cube)
+    return seed_band(data), data
+
+
+def _thin(runs: xr.Dataset | None, names: list[str], metric: str) -> dict[str, Array]:
+    """The single runs to draw, (run, step) by model; none where there are too many."""
+    if runs is None:
+        return {}
+    value = runs["value"].sel(metric=metric).transpose("model", "seed", "step")
+    lines = {}
+    for name in names:
+        model = value.sel(model=name).values
+        model = np.where(np.isfinite(model), model, np.nan)
+        lines[name] = model[~np.isnan(model).all(axis=1)]
+    if sum(len(model) for model in lines.values()) > MAX_THIN_IN_ALL:
+        return {}
+    return {name: model for name, model in lines.items() if 2 <= len(model) <= MAX_THIN}
+
+
+def _draw_model(ax: Axes, band: xr.Dataset, thin: Array | None, ink: Ink, i: int, n: int) -> None:
+    steps = band["step"].values
+    low, middle, high = quartiles(band)
+    line = ~np.isnan(middle) & band["shared"].values[:, 0]
+    filled = line & ~np.isnan(low)
+    for run in thin if thin is not None else ():
+        known = ~np.isnan(run)
+        ax.plot(steps[known], run[known], color=ink.light, linewidth=0.6, alpha=0.45, zorder=2)
+    if filled.any():
+        ax.fill_between(steps[filled], low[filled], high[filled], color=ink.light, alpha=0.22, linewidth=0, zorder=2.5)
+    ax.plot(
+        steps[line],
+        middle[line],
+        color=ink.light,
+        linestyle=dashes(i, n),
+        marker="o" if line.sum() <= MAX_MARKED else None,
+        markersize=3,
+        zorder=3,
+        label=short_name(str(band["model"].values)),
+    )
+
+
+def _leave_out_the_fall(ax: Axes, band: xr.Dataset) -> None:
+    """Where the first checkpoints lie far off the rest, let the axis show the rest and say where they are."""
+    steps = band["step"].values.astype(np.float64)
+    value = np.where(band["shared"].values[..., None], band["value"].values, np.nan)[:, :, 0]
+    late = value[:, steps >= steps[0] + START * (steps[-1] - steps[0])]
+    if np.isnan(late).all() or np.isnan(value).all():
+        return
+    low, high = float(np.nanmin(late)), float(np.nanmax(late))
+    all_low, all_high = float(np.nanmin(value)), float(np.nanmax(value))
+    if low == high or all_high - all_low <= FALL * (high - low):
+        return
+    pad = 0.08 * (high - low)
+    ax.set_ylim(low - pad, high + pad)
+    first = number(float(value[~np.isnan(value)][0]), digits=3)
+    text = f"first values (about {first}) lie outside"
+    ax.annotate(text, (0.98, 0.97), xycoords="axes fraction", ha="right", va="top", size=7.5, color=MUTED.light)
+
+
+def _finish_axes(ax: Axes, band: xr.Dataset, metric: str, *, title: bool) -> None:
+    steps = band["step"].values
+    used = band["shared"].values.any(axis=(0, 2))
+    set_step_axis(ax, steps[used] if used.any() else steps)
+    middle = band["value"].sel(quantile=0.5).values
+    shown = middle[band["shared"].values & ~np.isnan(middle)]
+    if len(shown) and shown.min() > 0 and shown.max() > LOG_VALUES * shown.min():
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, _: number(value, digits=1))
+        ax.yaxis.set_minor_formatter(lambda _value, _: "")
+    elif not is_logarithmic(steps[used]):
+        _leave_out_the_fall(ax, band.isel(step=used))
+    chance = float(band["chance"].values[0]) if "chance" in band.coords else float("nan")
+    if np.isfinite(chance):
+        ax.axhline(chance, color=MUTED.light, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        ax.annotate(
+            "chance",
+            (1, chance),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            size=7.5,
+            color=MUTED.light,
+        )
+    units = str(band["units"].values[0]) if "units" in band.coords else ""
+    if units not in ("", "1"):
+        ax.set_ylabel(short_name(units, 30))
+    if title:
+        ax.set_title(short_name(metric, 60), loc="left")

@@ -1,0 +1,107 @@
+"""One visual language: colours, figures, axes.
+
+Colour says the model, in order of size, on a sequential map that colour-blind readers
+can follow; from six models on, every second line is dashed as well. Every colour has a
+light and a dark form: pictures are drawn in the light one, and inside a page the
+stylesheet may replace it (see :mod:`polystab.plots.svg`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from polystab.errors import AnalysisError
+
+
+@dataclass(frozen=True)
+class Ink:
+    """A colour, what it is called in a page's stylesheet, and its form on a dark page."""
+
+    name: str
+    light: str
+    dark: str
+
+
+TEXT = Ink("ink", "#1f2329", "#e7e9ec")
+MUTED = Ink("muted", "#5b636d", "#a3abb5")
+GRID = Ink("grid", "#dde1e6", "#343a42")
+FULL = Ink("full", "#2563a8", "#6aa8ec")
+ALARM = Ink("alarm", "#b5420b", "#f2935c")
+
+FIXED = (TEXT, MUTED, GRID, FULL, ALARM)
+
+# Parts of the "plasma" map with at least 3:1 contrast on white and on a dark page.
+_LIGHT_RANGE = (0.02, 0.62)
+_DARK_RANGE = (0.40, 0.98)
+
+DASHED_FROM = 6
+
+# rc settings of every picture; names are data, so a $ in them is a $.
+RC: dict[str, object] = {
+    "text.parse_math": False,
+    "axes.unicode_minus": True,
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "text.color": TEXT.light,
+    "axes.labelcolor": MUTED.light,
+    "axes.edgecolor": MUTED.light,
+    "axes.titlecolor": TEXT.light,
+    "xtick.color": MUTED.light,
+    "ytick.color": MUTED.light,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID.light,
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "path.simplify": True,
+    "path.simplify_threshold": 0.2,
+    "figure.facecolor": "white",
+    "axes.facecolor": "none",
+}
+
+
+def model_inks(n: int) -> list[Ink]:
+    """The colours of n models, smallest first."""
+    colours = mpl.colormaps["plasma"]
+    return [
+        Ink(f"m{i}", mpl.colors.to_hex(colours(light)), mpl.colors.to_hex(colours(dark)))
+        for i, (light, dark) in enumerate(zip(_spaced(n, *_LIGHT_RANGE), _spaced(n, *_DARK_RANGE), strict=True))
+    ]
+
+
+def dashes(i: int, n: int) -> str | tuple[float, Sequence[float]]:
+    """The line style of the i-th of n models."""
+    return (0, (4, 1.6)) if n >= DASHED_FROM and i % 2 else "solid"
+
+
+def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """A new figure of so many inches, or the one that ``ax`` belongs to."""
+    if ax is None:
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.add_subplot()
+    figure = ax.get_figure(root=True)  # type: ignore[assignment]
+    if figure is None:
+        raise AnalysisError("ax belongs to no figure; make it with figure.add_subplot().")
+    return figure, ax
+
+
+def _spaced(n: int, low: float, high: float) -> list[float]:
+    if n == 1:
+        return [low + 0.25 * (high - low)]
+    return [float(place) for place in np.linspace(low, high, n)]

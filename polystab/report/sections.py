@@ -1,0 +1,279 @@
+"""From the summary to the sections of the page: words and tables, no numbers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from polystab.plots.words import count, listed, percent, plural
+from polystab.report import tables
+from polystab.report.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Details,
+    Inline,
+    Legend,
+    Paragraph,
+    Picture,
+    Section,
+    codes,
+    paragraph,
+)
+
+Summary = dict[str, Any]
+
+# Names of metrics without a panel, and rows of final values that are not folded away.
+MAX_NAMES = 1000
+OPEN_ROWS = 60
+
+# Longer lists of models are folded away, but for the ones with most runs.
+OPEN_MODELS = 25
+SHOWN_MODELS = 12
+
+
+def sections(summary: Summary) -> list[Section]:
+    """The sections of the page, in order."""
+    return [
+        Section("takeaways", "In short", tuple(_takeaways(summary))),
+        Section("contents", "What is in the cube", tuple(_contents(summary))),
+        Section("audit", "Audit: what was read, refused and replaced", tuple(_audit(summary))),
+        Section("curves", "Curves over training", tuple(_curves(summary))),
+        Section("final", "Final values and the spread over seeds", tuple(_final(summary))),
+        Section("outliers", "Runs that stand out", tuple(_outliers(summary))),
+        Section("methods", "Methods and settings", tuple(_methods(summary))),
+    ]
+
+
+def lead(summary: Summary) -> str:
+    """One sentence on what the report is about."""
+    contents = summary["contents"]
+    dims = contents["dims"]
+    runs = sum(model["runs"] for model in contents["models"])
+    families = listed([item["family"] for item in contents["families"]], 7)
+    steps = (
+        f"{plural(dims['step'], 'checkpoint')} (steps {count(contents['first_step'])} to {count(contents['last_step'])})"
+        if dims["step"] > 1
+        else f"one checkpoint (step {count(contents['last_step'])})"
+    )
+    return (
+        f"{plural(runs, 'run')} of {plural(dims['model'], 'model')}, {steps}, {plural(dims['metric'], 'metric')} ({families}); "
+        f"{count(contents['measured'])} values, {percent(contents['share'])} of the cube's cells."
+    )
+
+
+def _takeaways(summary: Summary) -> Iterator[Block]:
+    items = summary["takeaways"]
+    if items:
+        yield Bullets(
+            tuple((item["text"],) for item in items),
+            tuple(item["level"] for item in items),
+            tuple(item["section"] for item in items),
+        )
+    else:
+        yield paragraph(
+            "Nothing was refused, repeated or left out, and no run stands out much more often than chance has it."
+        )
+
+
+def _contents(summary: Summary) -> Iterator[Block]:
+    contents, source = summary["contents"], summary["source"]
+    if source["summary"]:
+        yield paragraph(source["summary"])
+    models = contents["models"]
+    if len(models) <= OPEN_MODELS:
+        yield tables.models_table(models, "Models and their runs")
+    else:
+        most = sorted(models, key=lambda model: -model["runs"])[:SHOWN_MODELS]
+        yield tables.models_table(most, f"The {SHOWN_MODELS} models with most runs")
+        yield Details(f"All {count(len(models))} models", (tables.models_table(models, "Models and their runs"),))
+    yield Picture("coverage", "What was measured", contents["picture"], wide=True)
+    if len(contents["families"]) > 1:
+        yield tables.families_table(contents["families"])
+    known = [(label, source[name]) for name, label in _SOURCE if source[name]]
+    if known:
+        yield Details(
+            "Where the numbers come from",
+            (Bullets(tuple((f"{label}: {text}",) for label, text in known)),),
+        )
+
+
+_SOURCE = (
+    ("source", "Source"),
+    ("license", "Licence"),
+    ("references", "References"),
+    ("history", "History"),
+    ("created", "Cube made"),
+    ("polystab_version", "by polystab"),
+)
+
+
+def _audit(summary: Summary) -> Iterator[Block]:
+    audit, copies = summary["audit"], summary["copies"]
+    if copies:
+        yield paragraph(
+            "These trajectories are equal, to the last bit, to those of another seed of the same model. "
+            "They count once: every statistic below leaves them out."
+        )
+        yield tables.copies_table(copies)
+    if audit is None:
+        yield _empty(
+            "This cube carries no audit, so nothing is known about the files behind it. A cube that is read from files has one:",
+            "polystab read lm-eval RESULTS -o cube.nc",
+        )
+        return
+    totals = {status: sum(group["count"] for group in audit[status]) for status in ("refused", "replaced", "noted")}
+    yield paragraph(
+        f"{plural(audit['files'], 'file')} looked at: {count(audit['read'])} read, {count(totals['refused'])} refused. "
+        f"{plural(totals['replaced'], 'source')} gave way to another for the same cells, {plural(totals['noted'], 'remark')}."
+    )
+    for status, what, everything in (
+        ("refused", "Refused: nothing of these files was used", "All refused files"),
+        ("replaced", "Replaced: other files took the place of some values", "All that was replaced"),
+        ("noted", "Noted: read, with something to know", "All remarks"),
+    ):
+        if audit[status]:
+            yield tables.reasons_table(audit[status], what)
+            if totals[status] > len(audit[status]):
+                yield Details(
+                    f"{everything} ({count(totals[status])})", (tables.entries_table(audit[status], everything),)
+                )
+
+
+def _curves(summary: Summary) -> Iterator[Block]:
+    curves = summary["curves"]
+    if not curves["metrics"]:
+        yield _empty(
+            "There are no curves: no metric was measured at two steps or more. To add checkpoints of the same runs:",
+            "polystab merge cube.nc more-steps.nc -o both.nc",
+        )
+        return
+    shown, others = curves["metrics"], curves["others"]
+    what = f"Lines and bands: {curves['legend']}."
+    if others:
+        total = count(len(shown) + len(others))
+        what += f" The pictures show {len(shown)} of {total} metrics: of every kind, those that training moves most against their noise."
+    yield paragraph(what)
+    if curves["models_left_out"]:
+        n = len(curves["models_left_out"])
+        yield paragraph(
+            f"{len(curves['models_shown'])} of {count(n + len(curves['models_shown']))} models are drawn, those whose seeds "
+            f"differ most at the end; {count(n)} are left out of the pictures and in the tables."
+        )
+    yield Legend("Models", tuple(curves["models_shown"]))
+    for i, metric in enumerate(shown):
+        yield Picture(f"curve{i}", metric["metric"], metric["picture"], code=True)
+    if others:
+        yield Details(f"{plural(len(others), 'metric')} without a picture", (Paragraph(codes(others, MAX_NAMES)),))
+
+
+def _final(summary: Summary) -> Iterator[Block]:
+    final = summary["final"]
+    if not final["rows"]:
+        yield _empty("No value was measured.", "polystab read lm-eval RESULTS -o cube.nc")
+        return
+    if any(model["n_with_sd"] for model in final["models"]):
+        yield paragraph(
+            "The final step of a metric is the last one that more than half of its runs share. The seed SD is the standard "
+            "deviation over runs, corrected for its bias in small samples (c4); its interval is exact for normal data. "
+            + _known_to(final)
+            + (
+                " The item error is what one run's score is uncertain by because the test has only so many items."
+                if _has_items(final)
+                else ""
+            )
+        )
+    else:
+        yield _empty(
+            f"No seed statistic can be given: polystab needs at least {final['min_runs']} runs of a model. To add seeds:",
+            "polystab merge seed0.nc seed1.nc seed2.nc -o seeds.nc",
+        )
+    panels = {metric["metric"] for metric in summary["curves"]["metrics"]}
+    rows = final["rows"]
+    first = [row for row in rows if row["metric"] in panels][:OPEN_ROWS] if len(rows) > OPEN_ROWS else rows
+    first = first or rows[:OPEN_ROWS]
+    yield tables.final_table(
+        first, final, "Final values" if len(first) == len(rows) else "Final values of the metrics drawn above"
+    )
+    if len(first) < len(rows):
+        metrics = len({row["metric"] for row in rows})
+        yield Details(
+            f"Final values of all {count(metrics)} metrics ({plural(len(rows), 'row')})",
+            (tables.final_table(rows, final, "Final values of all metrics"),),
+        )
+
+
+def _known_to(final: Summary) -> str:
+    said = [f"of {item['n']} runs to ×{item['lower']:.2f} – ×{item['upper']:.2f}" for item in final["factors"]]
+    if len(said) > 4:
+        said = [said[0], said[len(said) // 2], said[-1]]
+    return f"An SD is only known to a factor: {listed(said, 4)} ({percent(final['level'])})." if said else ""
+
+
+def _has_items(final: Summary) -> bool:
+    return any(row["item_stderr"] is not None for row in final["rows"])
+
+
+def _outliers(summary: Summary) -> Iterator[Block]:
+    outliers = summary["outliers"]
+    if not outliers["runs"]:
+        yield _empty(
+            f"No run can be compared with its siblings: that takes at least {outliers['min_runs']} runs of one model at the same step. To add seeds:",
+            "polystab merge seed0.nc seed1.nc seed2.nc -o seeds.nc",
+        )
+        return
+    threshold = f"{outliers['threshold']:g}"
+    yield paragraph(
+        f"Each value is compared with those of the other seeds at the same step by robust z, 0.6745 × deviation from the median ÷ MAD; "
+        f"beyond {threshold} it is counted. This is a listing of where to look, not a verdict: nothing is corrected for the number of "
+        f"values, and even clean noise goes beyond {threshold} {_chance(outliers['expected'])}."
+    )
+    keys = [(run["model"], run["seed"]) for run in outliers["listed"]]
+    by_key = {(run["model"], run["seed"]): run for run in outliers["runs"]}
+    runs = [by_key[key] for key in keys]
+    if not runs:
+        yield paragraph(f"No value of any run lies beyond {threshold}.")
+        return
+    beyond = sum(run["n_beyond"] > 0 for run in outliers["runs"])
+    if beyond > len(runs):
+        yield paragraph(
+            f"The {len(runs)} runs with the largest share, of {count(beyond)} with any value beyond {threshold}."
+        )
+    yield tables.outliers_table(runs, outliers)
+    yield Picture("outliers", "When these runs stand out", outliers["picture"], wide=True)
+
+
+def _chance(expected: Sequence[Summary]) -> str:
+    shares = sorted({item["share"] for item in expected if item["share"] is not None})
+    if not shares:
+        return "at times"
+    if percent(shares[0]) == percent(shares[-1]):
+        return f"in {percent(shares[0])} of the values"
+    return f"in {percent(shares[0])} to {percent(shares[-1])} of the values, depending on the number of runs"
+
+
+def _methods(summary: Summary) -> Iterator[Block]:
+    settings, versions = summary["methods"]["settings"], summary["methods"]["versions"]
+    level = percent(summary["final"]["level"])
+    definitions: list[tuple[Inline, ...]] = [
+        ("The run (model and seed) is the unit. Runs whose trajectories are equal to the last bit count once; infinite values are runs that diverged: they are counted, not averaged.",),
+        ("Median and middle half: quantiles over runs at each step, by linear interpolation. With fewer than three runs there is no band.",),
+        (f"Seed SD: ddof 1, divided by c4(n), unbiased for normal data (Holtzman 1950, doi:10.2307/1418879). Its {level} interval: SD × √((n − 1) / χ²), exact for normal data, too short for heavy tails.",),
+        ("Item error: root mean square over runs of the standard error over test items. It is about a single run's score and no part of the seed SD where all runs answer the same items.",),
+        ("Robust z: Iglewicz and Hoaglin 1993; with more than half of the runs equal, the mean absolute deviation stands in for the MAD. The share by chance is simulated from independent normal runs.",),
+        ("Metrics drawn: the range of the median over training against its noise (item error, else seed SD, else change between checkpoints); families and kinds of metrics take turns.",),
+        ("Coverage of a model: relative to its own runs, steps and metrics; of the cube: to all its cells.",),
+    ]  # fmt: skip
+    yield Bullets(tuple(definitions))
+    yield Bullets(
+        (
+            *((f"{name}: {value:g}",) for name, value in settings.items()),
+            ("Versions: " + ", ".join(f"{name} {said}" for name, said in versions.items()),),
+            ("SHA-256 of labels and values: ", Code(summary["polystab_report"]["fingerprint"])),
+        )
+    )
+
+
+def _empty(text: str, command: str) -> Paragraph:
+    """What a section without data says: why, and the command that fills it."""
+    return paragraph(text + " ", Code(command), kind="empty")

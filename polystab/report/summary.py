@@ -1,0 +1,350 @@
+"""The summary: one plain dict, made once, that every renderer reads. This is its schema.
+
+``polystab_report``
+    ``schema`` (1), ``version`` (of polystab), ``fingerprint`` (SHA-256 of labels and values).
+``title``, ``source``
+    Texts from the cube's attributes; ``source`` has ``summary``, ``source``, ``license``,
+    ``references``, ``history``, ``created``, ``polystab_version``.
+``takeaways``
+    List of ``level`` (``bad``, ``warn``, ``info``), ``text``, ``section``; worst first.
+``contents``
+    ``dims`` (sizes), ``first_step``, ``last_step``, ``cells``, ``measured``, ``share``;
+    ``families``: list of ``family``, ``metrics``, ``measured``, ``share``; ``models``: list of
+    ``model``, ``n_parameters``, ``seeds``, ``runs``, ``steps``, ``first_step``, ``last_step``,
+    ``metrics``, ``share`` (of its own runs x steps x metrics); ``picture`` (in words).
+``audit``
+    None without an audit, else ``files``, ``read``; and ``refused``, ``replaced``, ``noted``:
+    list of ``reason``, ``count``, ``entries`` (list of ``path``, ``detail``, ``by``).
+``copies``
+    List of ``model``, ``seed``, ``of``, ``metrics`` (number; whole runs have all), ``whole``.
+``curves``
+    ``metrics``: list of ``metric``, ``family``, ``units``, ``better``, ``signal``, ``picture`` (in
+    words), ``models``: list of ``model``, ``steps``, ``median``, ``lower``, ``upper``, ``n``;
+    ``others``: metrics without a panel; ``models_shown``, ``models_left_out``; ``legend``.
+``final``
+    ``level``, ``rows``: list of ``metric``, ``family``, ``units``, ``better``, ``model`` and every
+    variable of :func:`polystab.analysis.seed_spread`, metrics in order of their rank;
+    ``factors``: list of ``n``, ``lower``, ``upper``; ``models``: list of ``model`` and every
+    variable of :func:`polystab.analysis.spread_overview`.
+``outliers``
+    ``method``, ``threshold``, ``expected``: list of ``model``, ``share``; ``runs``: list of
+    ``model``, ``seed``, ``name`` and every (model, seed) variable of
+    :func:`polystab.analysis.outlier_scores`, the largest share beyond the threshold first;
+    ``picture`` (in words).
+``methods``
+    ``versions`` (name -> version), ``settings`` (name -> value).
+
+Unknown numbers are null, infinite ones too (counts of diverged cells stand beside them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from polystab._version import __version__
+from polystab.analysis.audit import MIN_DISTINCT
+from polystab.analysis.outliers import rank_runs
+from polystab.cube.audit import AuditEntry
+from polystab.plots.describe import (
+    chosen,
+    describe_coverage,
+    describe_curves,
+    describe_outliers,
+    legend_title,
+    quartiles,
+)
+from polystab.report.results import MAX_MODELS, MAX_PANELS, Results, analyse
+from polystab.report.takeaways import takeaways
+
+SCHEMA = 1
+DEFAULT_TITLE = "Seed stability of training runs"
+
+# Runs in the listing of those that stand out; the JSON form has all.
+LISTED_RUNS = 20
+
+Summary = dict[str, Any]
+
+
+def summarise(cube: xr.Dataset | xr.DataTree, *, title: str | None = None) -> Summary:
+    """Everything the report says about a cube, as a plain dict.
+
+    Parameters
+    ----------
+    cube : xarray.Dataset or xarray.DataTree
+        A cube; a tree's ``audit`` group is used.
+    title : str, optional
+        In place of the cube's own.
+
+    Returns
+    -------
+    dict
+        Texts, numbers, None, lists and dicts only; the schema stands at the top of
+        :mod:`polystab.report.summary`.
+
+    Examples
+    --------
+    >>> import polystab.testing
+    >>> from polystab.report.summary import summarise
+    >>> summarise(polystab.testing.synthetic_cube(n_models=2, rng=0))["contents"]["dims"]["model"]
+    2
+    """
+    return summary_of(analyse(cube), title=title)
+
+
+def summary_of(results: Results, *, title: str | None = None) -> Summary:
+    """The summary of results that are there already."""
+    attrs = results.cube.attrs
+    summary: Summary = {
+        "polystab_report": {"schema": SCHEMA, "version": __version__, "fingerprint": results.fingerprint},
+        "title": title or attrs.get("title") or DEFAULT_TITLE,
+        "source": {
+            name: str(attrs.get(name, ""))
+            for name in ("summary", "source", "license", "references", "history", "created", "polystab_version")
+        },
+        "takeaways": [],
+        "contents": _contents(results),
+        "audit": _audit(results.audit),
+        "copies": _copies(results),
+        "curves": _curves(results),
+        "final": _final(results),
+        "outliers": _outliers(results),
+        "methods": _methods(results),
+    }
+    cleaned: Summary = plain(summary)
+    cleaned["takeaways"] = takeaways(cleaned)
+    return cleaned
+
+
+def plain(value: Any) -> Any:
+    """The value with nothing in it but what JSON has: numpy types, NaN and broken text are gone."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
+
+
+def _contents(results: Results) -> Summary:
+    cube, cover = results.cube, results.cover
+    steps = cube["step"].values
+    seeds = cube["seed"].values
+    there = (~np.isnan(cube["value"].transpose("model", "seed", "step", "metric").values)).any(axis=(2, 3))
+    parameters = cube["n_parameters"].values if "n_parameters" in cube.coords else np.full(cube.sizes["model"], -1)
+    models = [
+        {
+            "model": str(name),
+            "n_parameters": int(parameters[i]) if parameters[i] > 0 else None,
+            "seeds": seeds[there[i]].tolist(),
+            **{short: cover[long].values[i] for short, long in _MODEL_COLUMNS.items()},
+        }
+        for i, name in enumerate(cube["model"].values.tolist())
+    ]
+    families = [
+        {
+            "family": str(name),
+            "metrics": cover["n_metrics_family"].values[i],
+            "measured": cover["n_measured_family"].values[i],
+            "share": cover["share_family"].values[i],
+        }
+        for i, name in enumerate(cover["family"].values.tolist())
+    ]
+    return {
+        "dims": {str(dim): size for dim, size in cube.sizes.items()},
+        "first_step": steps[0],
+        "last_step": steps[-1],
+        "cells": cover["n_cells"].item(),
+        "measured": cover["n_measured"].item(),
+        "share": cover["share"].item(),
+        "families": families,
+        "models": models,
+        "picture": describe_coverage(cover),
+    }
+
+
+_MODEL_COLUMNS = {
+    "runs": "n_runs",
+    "steps": "n_steps",
+    "first_step": "first_step",
+    "last_step": "last_step",
+    "metrics": "n_metrics",
+    "share": "share_model",
+}
+
+
+def _audit(entries: tuple[AuditEntry, ...] | None) -> Summary | None:
+    if entries is None:
+        return None
+    by_status = {
+        status: _by_reason(entry for entry in entries if entry.status == status)
+        for status in ("refused", "replaced", "noted")
+    }
+    read = sum(entry.status == "read" for entry in entries)
+    return {"files": read + sum(group["count"] for group in by_status["refused"]), "read": read, **by_status}
+
+
+def _by_reason(entries: Iterable[AuditEntry]) -> list[Summary]:
+    """Entries grouped by reason, the most frequent first."""
+    groups: dict[str, list[Summary]] = {}
+    for entry in entries:
+        found = {"path": entry.path, "detail": entry.detail, "by": entry.by}
+        groups.setdefault(entry.reason, []).append(found)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [{"reason": reason, "count": len(listed), "entries": listed} for reason, listed in ordered]
+
+
+def _copies(results: Results) -> list[Summary]:
+    copies = results.copies
+    whole, of = copies["duplicate_run"].values, copies["duplicate_run_of"].values
+    part, part_of = copies["duplicate"].values, copies["duplicate_of"].values
+    models, seeds = copies["model"].values, copies["seed"].values
+    return [
+        {
+            "model": str(models[m]),
+            "seed": seeds[s],
+            "of": of[m, s] if whole[m, s] else sorted(set(part_of[m, s][part[m, s]].tolist())),
+            "metrics": part[m, s].sum(),
+            "whole": whole[m, s],
+        }
+        for m, s in np.argwhere(part.any(axis=2)).tolist()
+    ]
+
+
+def _curves(results: Results) -> Summary:
+    band, ranked = results.band, results.ranked
+    models = list(results.models)
+    names = [str(name) for name in ranked["metric"].values.tolist()]
+    order = [names[i] for i in np.argsort(ranked["rank"].values)]
+    metrics = []
+    for metric in results.panels:
+        part = chosen(band, metric=metric, models=models)
+        about = ranked[["signal"]].sel(metric=metric)
+        metrics.append(
+            {
+                "metric": metric,
+                "family": str(about["family"].item()),
+                "units": str(about["units"].item()),
+                "better": str(about["better"].item()),
+                "signal": about["signal"].item(),
+                "picture": describe_curves(part, metric=metric),
+                "models": [_one_curve(part.isel(model=i)) for i in range(part.sizes["model"])],
+            }
+        )
+    everything = [str(name) for name in band["model"].values.tolist()]
+    return {
+        "metrics": metrics,
+        "others": [name for name in order if name not in results.panels],
+        "models_shown": models,
+        "models_left_out": [name for name in everything if name not in models],
+        "legend": legend_title(band.sel(model=models)),
+    }
+
+
+def _one_curve(part: xr.Dataset) -> Summary:
+    low, middle, high = quartiles(part)
+    keep = part["shared"].values[:, 0] & ~np.isnan(middle)
+    return {
+        "model": str(part["model"].item()),
+        "steps": part["step"].values[keep].tolist(),
+        "median": middle[keep].tolist(),
+        "lower": low[keep].tolist(),
+        "upper": high[keep].tolist(),
+        "n": part["n"].values[keep, 0].tolist(),
+    }
+
+
+def _final(results: Results) -> Summary:
+    spread, ranked, overview = results.spread, results.ranked, results.overview
+    columns = {str(name): spread[name].values for name in spread.data_vars}
+    about = {name: spread[name].values for name in ("metric", "family", "units", "better")}
+    models = spread["model"].values
+    rows = [
+        {
+            **{name: str(column[k]) for name, column in about.items()},
+            "model": str(models[m]),
+            **{name: column[m, k] for name, column in columns.items()},
+        }
+        for k in np.argsort(ranked["rank"].values).tolist()
+        for m in np.flatnonzero(columns["n_runs"][:, k] > 0).tolist()
+    ]
+    sizes, first = np.unique(columns["n_seeds"], return_index=True)
+    factors = [
+        {"n": n, "lower": columns["factor_lower"].flat[i], "upper": columns["factor_upper"].flat[i]}
+        for n, i in zip(sizes.tolist(), first.tolist(), strict=True)
+        if n >= spread.attrs["min_runs"]
+    ]
+    return {
+        "level": spread.attrs["level"],
+        "min_runs": spread.attrs["min_runs"],
+        "rows": rows,
+        "factors": factors,
+        "models": _records(overview, "model"),
+    }
+
+
+def _outliers(results: Results) -> Summary:
+    scores = results.scores
+    everyone = rank_runs(scores, limit=scores.sizes["model"] * scores.sizes["seed"])
+    models, seeds = scores["model"].values.tolist(), scores["seed"].values.tolist()
+    names = scores["run_name"].values if "run_name" in scores.coords else None
+    columns = {str(name): scores[name].values for name in scores.data_vars if scores[name].dims == ("model", "seed")}
+    runs = []
+    for model, seed in everyone:
+        m, s = models.index(model), seeds.index(seed)
+        run = {name: column[m, s] for name, column in columns.items()}
+        runs.append(
+            {"model": model, "seed": seed, "name": str(names[m, s]) if names is not None else ""}
+            | run
+            | {"largest_metric": str(run["largest_metric"]), "first_metric": str(run["first_metric"])}
+        )
+    listed = [(run["model"], run["seed"]) for run in runs if run["n_beyond"] > 0][:LISTED_RUNS]
+    return {
+        "method": scores.attrs["method"],
+        "threshold": scores.attrs["threshold"],
+        "min_runs": scores.attrs["min_runs"],
+        "expected": [
+            {"model": str(name), "share": share}
+            for name, share in zip(models, scores["expected_share"].values.tolist(), strict=True)
+        ],
+        "runs": runs,
+        "listed": [{"model": model, "seed": seed} for model, seed in listed],
+        "picture": describe_outliers(scores, runs=listed) if listed else "",
+    }
+
+
+def _methods(results: Results) -> Summary:
+    return {
+        "versions": {
+            "polystab": __version__,
+            **{name: version(name) for name in ("numpy", "scipy", "xarray", "matplotlib")},
+        },
+        "settings": {
+            "confidence level of intervals": results.spread.attrs["level"],
+            "fewest runs for an interval": results.spread.attrs["min_runs"],
+            "robust z threshold": results.scores.attrs["threshold"],
+            "different values that make equal trajectories copies": MIN_DISTINCT,
+            "panels at most": MAX_PANELS,
+            "models in a panel at most": MAX_MODELS,
+            "rng of the chance share": 0,
+        },
+    }
+
+
+def _records(data: xr.Dataset, dim: str) -> list[Summary]:
+    """The variables along one dimension as a list of dicts."""
+    columns = {str(name): data[name].values for name in data.data_vars if data[name].dims == (dim,)}
+    return [
+        {dim: str(label), **{name: column[i] for name, column in columns.items()}}
+        for i, label in enumerate(data[dim].values.tolist())
+    ]

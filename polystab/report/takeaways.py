@@ -1,0 +1,154 @@
+"""What a reader should know first, in plain sentences written from the summary; worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from polystab.plots.words import count, listed, number, percent, plural
+
+# A run is named first if so many times more of its cells stand out than chance makes.
+NOTABLE_EXCESS = 2.0
+
+Takeaway = dict[str, str]
+Summary = dict[str, Any]
+
+_ORDER = {"bad": 0, "warn": 1, "info": 2}
+
+
+def takeaways(summary: Summary) -> list[Takeaway]:
+    """The sentences, each with a level (``bad``, ``warn``, ``info``) and the section that has more."""
+    found = [
+        *_audit(summary["audit"]),
+        *_copies(summary["copies"]),
+        *_diverged(summary["final"], summary["outliers"]),
+        *_standing_out(summary["outliers"]),
+        *_few_runs(summary),
+        *_spread(summary["final"]),
+        *_noted(summary["audit"]),
+    ]
+    return sorted(found, key=lambda item: _ORDER[item["level"]])  # stable: within a level as above
+
+
+def _item(level: str, section: str, text: str) -> Takeaway:
+    return {"level": level, "text": text, "section": section}
+
+
+def _audit(audit: Summary | None) -> Iterator[Takeaway]:
+    if audit is None:
+        return
+    refused = sum(group["count"] for group in audit["refused"])
+    if refused:
+        reasons = listed([f"{group['reason']} ({count(group['count'])})" for group in audit["refused"]], 4)
+        were = "was" if refused == 1 else "were"
+        yield _item("bad", "audit", f"{count(refused)} of {plural(audit['files'], 'file')} {were} refused: {reasons}.")
+    replaced = sum(group["count"] for group in audit["replaced"])
+    if replaced:
+        gave = "source gave" if replaced == 1 else "sources gave"
+        yield _item(
+            "warn", "audit", f"Values of {count(replaced)} {gave} way to others for the same cells; the audit has them."
+        )
+
+
+def _copies(copies: list[Summary]) -> Iterator[Takeaway]:
+    whole = [f"{copy['model']} seed {copy['seed']} (as seed {copy['of']})" for copy in copies if copy["whole"]]
+    if whole:
+        said = (
+            "run repeats another run of its model exactly and is"
+            if len(whole) == 1
+            else "runs repeat others exactly and are"
+        )
+        yield _item("bad", "audit", f"{count(len(whole))} {said} left out: {listed(whole, 3)}.")
+    part = [copy for copy in copies if not copy["whole"]]
+    if part:
+        trajectories = sum(int(copy["metrics"]) for copy in part)
+        names = listed([f"{copy['model']} seed {copy['seed']}" for copy in part], 3)
+        yield _item(
+            "bad",
+            "audit",
+            f"{plural(trajectories, 'trajectory', 'trajectories')} of single metrics repeat those of another seed exactly "
+            f"and are left out ({names}).",
+        )
+
+
+def _diverged(final: Summary, outliers: Summary) -> Iterator[Takeaway]:
+    cells = [row for row in final["rows"] if row["n_nonfinite"] > 0]
+    runs = [run for run in outliers["runs"] if run["n_nonfinite"] > 0]
+    if runs:
+        names = listed([f"{run['model']} seed {run['seed']}" for run in runs], 3)
+        verb = "run has" if len(runs) == 1 else "runs have"
+        yield _item("bad", "outliers", f"{count(len(runs))} {verb} infinite values, that is, diverged: {names}.")
+    elif cells:
+        yield _item("bad", "final", f"{plural(len(cells), 'final value')} are infinite: runs diverged.")
+
+
+def _standing_out(outliers: Summary) -> Iterator[Takeaway]:
+    notable = [run for run in outliers["runs"] if (run["excess"] or 0) >= NOTABLE_EXCESS and run["n_sustained"] > 0]
+    if not notable:
+        return
+    run = notable[0]
+    expected = {item["model"]: item["share"] for item in outliers["expected"]}[run["model"]]
+    text = (
+        f"{run['model']} seed {run['seed']} stands out most: {percent(run['share_beyond'])} of its values lie beyond a robust "
+        f"z of {outliers['threshold']:g}, where chance alone gives {percent(expected)}"
+    )
+    if run["first_step"] >= 0:
+        text += f"; twice in a row from step {count(run['first_step'])} on ({run['first_metric']})"
+    yield _item("warn", "outliers", text + ".")
+
+
+def _few_runs(summary: Summary) -> Iterator[Takeaway]:
+    final = summary["final"]
+    fewest = final["min_runs"]
+    few = [model["model"] for model in final["models"] if 0 < model["n_seeds"] < fewest]
+    if not few:
+        return
+    if len(few) == sum(model["n_seeds"] > 0 for model in final["models"]):
+        most = max(model["n_seeds"] for model in final["models"])
+        has = "a single run" if most == 1 else f"{most} runs"
+        yield _item(
+            "warn",
+            "final",
+            f"No seed statistic can be given: {'no model has more than ' + has}, and polystab needs at least {fewest}.",
+        )
+    else:
+        verb = "model has" if len(few) == 1 else "models have"
+        yield _item(
+            "info",
+            "final",
+            f"{count(len(few))} {verb} fewer than {fewest} runs and get no seed statistic: {listed(few, 3)}.",
+        )
+
+
+def _spread(final: Summary) -> Iterator[Takeaway]:
+    compared = [model for model in final["models"] if (model["sd_over_stderr"] or 0) > 0]
+    if compared:
+        said = [f"{number(m['sd_over_stderr'], digits=2)} times for {m['model']}" for m in compared]
+        yield _item(
+            "info",
+            "final",
+            f"At the final step the spread over seeds (SD) is this many times the item-sampling error of one run, median over metrics: {listed(said, 4)}.",
+        )
+    moved = [model for model in final["models"] if (model["sd_over_movement"] or 0) > 0]
+    if moved and not compared:
+        said = [f"{percent(m['sd_over_movement'])} for {m['model']}" for m in moved]
+        yield _item(
+            "info",
+            "final",
+            f"At the final step the spread over seeds (SD) is this share of how far training moves a metric, median over metrics: {listed(said, 4)}.",
+        )
+    constant = [model for model in final["models"] if model["n_constant"] > 0]
+    if constant:
+        said = [f"{plural(m['n_constant'], 'metric')} of {m['model']}" for m in constant]
+        yield _item(
+            "info",
+            "final",
+            f"All runs end at exactly the same value in {listed(said, 3)}: look whether they are the same runs.",
+        )
+
+
+def _noted(audit: Summary | None) -> Iterator[Takeaway]:
+    noted = sum(group["count"] for group in audit["noted"]) if audit else 0
+    if noted and audit:
+        reasons = listed([f"{group['reason']} ({count(group['count'])})" for group in audit["noted"]], 3)
+        yield _item("info", "audit", f"{plural(noted, 'remark')} on what was read: {reasons}.")

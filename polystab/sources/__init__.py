@@ -1,0 +1,1 @@
+"""What fills a cube: readers of results, logs and tables."""
