@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,16 +26,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
         The path exists (with ``overwrite=False``), is a folder or a device, lies in a
         folder that is missing or read-only, or the disk is full.
     """
-    target = Path(os.path.realpath(Path(path).expanduser()))
-    if target.is_dir():
-        raise OutputError(f"cannot write {target}: it is a folder; name a file in it.")
-    if target.exists() and not target.is_file():
-        # Moving a file over a device such as /dev/null would replace the device.
-        raise OutputError(f"cannot write {target}: it is not a regular file; name a file.")
-    if not overwrite and target.exists():
-        raise OutputError(f"{target} exists and was left as it is; pass overwrite (--overwrite) to replace it.")
-    if not target.parent.is_dir():
-        raise OutputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first.")
+    target = require_writable(path, overwrite=overwrite)
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
@@ -50,6 +42,45 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     finally:
         if temporary is not None:
             _discard(temporary)
+
+
+def require_writable(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
+    """The real path of an output file, or the error that writing it would end with.
+
+    Raises
+    ------
+    OutputError
+        As :func:`atomic_path`, as far as it can be told before writing.
+    """
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    if target.is_dir():
+        raise OutputError(f"cannot write {target}: it is a folder; name a file in it.")
+    if target.exists() and not target.is_file():
+        # Moving a file over a device such as /dev/null would replace the device.
+        raise OutputError(f"cannot write {target}: it is not a regular file; name a file.")
+    if not overwrite and target.exists():
+        raise OutputError(f"{target} exists and was left as it is; pass overwrite (--overwrite) to replace it.")
+    if not target.parent.is_dir():
+        raise OutputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first.")
+    return target
+
+
+def file_names(labels: Iterable[str]) -> dict[str, str]:
+    """A distinct, portable file name (without ending) for each label.
+
+    Whatever is not a letter, digit, dot, dash or underscore becomes a dash; names that
+    then coincide get a number.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for label in labels:
+        base = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.")[:120] or "unnamed"
+        name, number = base, 2
+        while name.lower() in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name.lower())
+        names[label] = name
+    return names
 
 
 def _discard(temporary: Path) -> None:

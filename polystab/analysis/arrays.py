@@ -28,7 +28,7 @@ def cells(cube: xr.Dataset, name: str = "value") -> Floats:
 def labels(cube: xr.Dataset, *dims: str) -> dict[str, xr.DataArray]:
     """The coordinates of a cube that lie along ``dims`` only, for use on a result."""
     return {
-        str(name): coord.variable.copy(deep=False)  # type: ignore[misc]
+        str(name): coord.variable.copy(deep=False)
         for name, coord in cube.coords.items()
         if set(coord.dims) <= set(dims) and coord.dims
     }
@@ -71,15 +71,26 @@ def quantiles(values: Floats, q: Sequence[float], *, axis: int) -> tuple[Floats,
 
 def median(values: Floats, *, axis: int) -> Floats:
     """Median of the numbers along an axis; NaN where there are none."""
-    return quantiles(values, (0.5,), axis=axis)[0][0]
+    return np.asarray(quantiles(values, (0.5,), axis=axis)[0][0])
 
 
 def mean(values: Floats, *, axis: int) -> Floats:
     """Mean of the finite numbers along an axis; NaN where there are none."""
-    used = np.isfinite(values)
-    n = used.sum(axis=axis)
-    total = np.sum(values, axis=axis, where=used)
-    return divided(total, n)
+    small, exponent = scaled(finite(values), axis=axis)
+    used = ~np.isnan(small)
+    total = np.sum(small, axis=axis, where=used)
+    return np.ldexp(divided(total, used.sum(axis=axis)), exponent)
+
+
+def scaled(values: Floats, *, axis: int) -> tuple[Floats, npt.NDArray[np.int32]]:
+    """The values times a power of two that brings the largest size along an axis to 1/2 to 1.
+
+    Sums and squares of the result neither overflow nor vanish, and nothing is lost in
+    undoing it: ``np.ldexp(result, exponent)``. NaN stays NaN; infinities must be gone.
+    """
+    largest = np.max(np.abs(values), axis=axis, keepdims=True, initial=0.0, where=~np.isnan(values))
+    exponent = np.frexp(largest)[1]
+    return np.ldexp(values, -exponent), np.squeeze(exponent, axis=axis)
 
 
 def divided(top: npt.NDArray[Any] | float, bottom: npt.NDArray[Any] | float) -> Floats:
@@ -97,23 +108,20 @@ def moments(values: Floats, *, axis: int) -> tuple[Floats, Floats, Ints]:
     of exactly 0, and are scaled by a power of two, so that their squares neither
     overflow nor vanish. The mean of none, and the spread of fewer than two, is NaN.
     """
-    values = np.moveaxis(finite(values), axis, -1)
-    centre = median(values, axis=-1)[..., None]
-    n = np.sum(~np.isnan(values), axis=-1)
-    largest = np.max(np.abs(values), axis=-1, keepdims=True, initial=0.0, where=~np.isnan(values))
-    exponent = np.frexp(largest)[1]
-    deviation = np.ldexp(values, -exponent) - np.ldexp(centre, -exponent)
-    deviation = np.where(np.isnan(deviation), 0.0, deviation)
+    values, exponent = scaled(finite(np.moveaxis(values, axis, -1)), axis=-1)
+    known = ~np.isnan(values)
+    n = known.sum(axis=-1)
+    centre = median(values, axis=-1)
+    deviation = np.where(known, values - centre[..., None], 0.0)
     shift = divided(deviation.sum(axis=-1), n)
-    rest = np.where(np.isnan(values), 0.0, deviation - shift[..., None])
+    rest = np.where(known, deviation - shift[..., None], 0.0)
     sd = np.sqrt(divided(np.sum(rest**2, axis=-1), np.maximum(n - 1, 0)))
-    power = exponent[..., 0]
-    average = np.ldexp(np.ldexp(centre[..., 0], -power) + shift, power)
-    return average, np.ldexp(sd, power), n.astype(np.int64)
+    return np.ldexp(centre + shift, exponent), np.ldexp(sd, exponent), n.astype(np.int64)
 
 
 def rms(values: Floats, *, axis: int) -> Floats:
     """Root mean square of the finite numbers along an axis; NaN where there are none."""
-    used = np.isfinite(values)
-    squares = np.sum(np.where(used, values, 0.0) ** 2, axis=axis)
-    return np.sqrt(divided(squares, used.sum(axis=axis)))
+    small, exponent = scaled(finite(values), axis=axis)
+    used = ~np.isnan(small)
+    squares = np.sum(small**2, axis=axis, where=used)
+    return np.ldexp(np.sqrt(divided(squares, used.sum(axis=axis))), exponent)

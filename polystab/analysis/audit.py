@@ -132,4 +132,4 @@ def _hashed(rows: Floats) -> npt.NDArray[Any]:
     bits = plain.view(np.uint64)
     mixed = (bits ^ (bits >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
     odd = np.random.default_rng(0).integers(0, 2**63, rows.shape[-1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    return np.sum((mixed ^ (mixed >> np.uint64(29))) * odd, axis=-1, dtype=np.uint64)
+    return np.asarray(np.sum((mixed ^ (mixed >> np.uint64(29))) * odd, axis=-1, dtype=np.uint64))

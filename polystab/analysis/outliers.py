@@ -8,7 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import Bools, Floats, Ints, cells, described, divided, finite, labels, mean, median
+from polystab.analysis.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    cells,
+    described,
+    divided,
+    finite,
+    labels,
+    mean,
+    median,
+    scaled,
+)
 from polystab.analysis.audit import counted_cells
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, UnknownNameError, did_you_mean
@@ -34,7 +46,7 @@ _DOCS = {
     "n": "runs that the score compares: finite and no copies",
     "n_cells": "scored cells of the run",
     "n_beyond": "cells beyond the threshold, diverged ones included",
-    "n_nonfinite": "cells with an infinite value: the run diverged",
+    "n_nonfinite": "infinite values of the run, scored or not: it diverged",
     "share_beyond": "n_beyond / n_cells",
     "share_beyond_at": "share of the metrics scored at the step that are beyond the threshold",
     "expected_share": "share beyond the threshold in clean Gaussian noise with as many runs",
@@ -137,6 +149,7 @@ def outlier_scores(
     reference, _ = counted_cells(cube)
     score, n = robust_z(cells(cube), reference)
     summary = _run_summary(score, threshold, cube["step"].values, cube["metric"].values)
+    summary["n_nonfinite"] = np.isinf(cells(cube)).sum(axis=(2, 3))
     expected = _expected_by_model(n, score, threshold, rng)
     summary["excess"] = divided(summary["share_beyond"], expected[:, None])
     scored = ~np.isnan(score)
@@ -190,24 +203,28 @@ def robust_z(values: Floats, reference: Floats | None = None) -> tuple[Floats, I
     Returns
     -------
     score : array of the same shape
-        NaN where not measured, or with fewer than three finite reference runs.
+        NaN where not measured, or with fewer than three finite reference runs. Infinite
+        values are scored infinite wherever at least three runs are measured.
     n : array without axis 1
         Finite reference runs.
     """
-    base = finite(values if reference is None else reference)
+    # A z does not change with the units; in these, differences of huge values do not overflow.
+    small, exponent = scaled(finite(values), axis=1)
+    base = small if reference is None else np.ldexp(finite(reference), -exponent[:, None])
     centre = median(base, axis=1)[:, None]
     deviation = _without_rounding(base - centre, centre)
     spread = np.abs(deviation)
     scale = median(spread, axis=1) / NORMAL_MAD
     fallback = mean(spread, axis=1) * NORMAL_MEAN_AD
     scale = np.where(scale > 0, scale, fallback)[:, None]
-    off = _without_rounding(finite(values) - centre, centre)
+    off = _without_rounding(small - centre, centre)
     score = np.where(off == 0, np.where(np.isnan(scale), np.nan, 0.0), divided(off, scale))
     # A scale of 0 with a deviation can only be a run outside the reference.
     score = np.where((off != 0) & (scale == 0), np.copysign(np.inf, off), score)
-    score = np.where(np.isinf(values), values, score)
     n = np.sum(~np.isnan(base), axis=1).astype(np.int64)
-    return np.where((n >= MIN_RUNS)[:, None] & ~np.isnan(values), score, np.nan), n
+    score = np.where((n >= MIN_RUNS)[:, None], score, np.nan)
+    diverged = np.isinf(values) & (np.sum(~np.isnan(values), axis=1) >= MIN_RUNS)[:, None]
+    return np.where(diverged, values, score), n
 
 
 def expected_share(
@@ -273,7 +290,6 @@ def _run_summary(
     return {
         "n_cells": n_cells,
         "n_beyond": n_beyond,
-        "n_nonfinite": np.isinf(score).sum(axis=(2, 3)),
         "share_beyond": divided(n_beyond, n_cells),
         "largest": largest,
         "largest_step": np.where(some, steps[top // n_metric], -1),

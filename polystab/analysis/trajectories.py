@@ -264,7 +264,8 @@ def _range(middle: Floats) -> Floats:
     known = ~np.isnan(middle)
     high = np.max(middle, axis=1, initial=-np.inf, where=known)
     low = np.min(middle, axis=1, initial=np.inf, where=known)
-    return np.where(known.any(axis=1), high - low, np.nan)
+    with np.errstate(over="ignore"):  # a range beyond the largest float is infinite, as it should be
+        return np.where(known.any(axis=1), high - low, np.nan)
 
 
 def _noise(cube: xr.Dataset, values: Floats, middle: Floats) -> Floats:
@@ -285,7 +286,8 @@ def _changes(middle: Floats) -> Floats:
     index = np.where(known, np.arange(middle.shape[1])[None, :, None], -1)
     before = np.maximum.accumulate(index, axis=1)[:, :-1]
     previous = np.take_along_axis(middle, np.maximum(before, 0), axis=1)
-    return np.where(before >= 0, np.abs(middle[:, 1:] - previous), np.nan)
+    with np.errstate(over="ignore"):
+        return np.where(before >= 0, np.abs(middle[:, 1:] - previous), np.nan)
 
 
 def _median_with_infinities(signal: Floats) -> Floats:

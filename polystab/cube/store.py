@@ -11,7 +11,7 @@ import xarray as xr
 
 from polystab.cube.build import documented
 from polystab.cube.specs import DIMS
-from polystab.cube.validate import as_cube, check_cube, check_schema
+from polystab.cube.validate import Violation, as_cube, check_cube, check_schema, validate_cube
 from polystab.errors import NotACubeError, OutputError, PolystabError, shown
 from polystab.files import atomic_path
 
@@ -124,6 +124,25 @@ def open_tree(path: PathLike) -> xr.DataTree:
     NotACubeError, NewerSchemaError, InvalidCubeError
         As :func:`open_cube`.
     """
+    return _opened_tree(path, check=True)
+
+
+def validate_file(path: PathLike) -> list[Violation]:
+    """Every violation of the cube in a file, values included.
+
+    Raises
+    ------
+    NotACubeError, NewerSchemaError
+        It cannot be opened or read, or is no cube at all.
+    """
+    with _opened_tree(path, check=False) as tree:
+        try:
+            return validate_cube(tree)
+        except (OSError, RuntimeError) as error:  # a damaged chunk is only met when it is read
+            raise _unreadable(Path(path), error) from error
+
+
+def _opened_tree(path: PathLike, *, check: bool) -> xr.DataTree:
     source = _existing(path)
     opened: xr.DataTree | None = None
     try:
@@ -134,7 +153,8 @@ def open_tree(path: PathLike) -> xr.DataTree:
         nodes["/"] = _plain_text(nodes["/"])
         tree = xr.DataTree.from_dict(nodes)
         tree.set_close(opened.close)
-        check_cube(tree, values=False, where=str(path))
+        if check:
+            check_cube(tree, values=False, where=str(path))
     except Exception as error:
         if opened is not None:
             opened.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -17,7 +16,7 @@ from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
 from polystab.plots.describe import chosen, legend_title, quartiles
 from polystab.plots.steps import is_logarithmic, set_step_axis
-from polystab.plots.style import MUTED, RC, Ink, canvas, dashes, model_inks
+from polystab.plots.style import MUTED, Ink, canvas, dashes, language, model_inks
 from polystab.plots.words import number, short_name
 
 Array = npt.NDArray[Any]
@@ -37,6 +36,7 @@ LOG_VALUES = 50.0
 # On a linear step axis the first part is left out of the y range if the rest is this many times narrower.
 START = 0.25
 FALL = 4.0
+MIN_LATE = 6
 
 
 def curves(
@@ -103,7 +103,7 @@ def curves(
     band = chosen(band, metric=metric, models=models)
     names = [str(name) for name in band["model"].values.tolist()]
     colours = list(inks) if inks is not None else model_inks(len(names))
-    with mpl.rc_context(RC):
+    with language():
         figure, ax = canvas(ax, size)
         thin = _thin(runs, names, metric)
         for i, name in enumerate(names):
@@ -165,7 +165,7 @@ def _leave_out_the_fall(ax: Axes, band: xr.Dataset) -> None:
     steps = band["step"].values.astype(np.float64)
     value = np.where(band["shared"].values[..., None], band["value"].values, np.nan)[:, :, 0]
     late = value[:, steps >= steps[0] + START * (steps[-1] - steps[0])]
-    if np.isnan(late).all() or np.isnan(value).all():
+    if late.shape[1] < MIN_LATE or np.isnan(late).all():
         return
     low, high = float(np.nanmin(late)), float(np.nanmax(late))
     all_low, all_high = float(np.nanmin(value)), float(np.nanmax(value))

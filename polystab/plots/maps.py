@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -19,7 +18,7 @@ from polystab.analysis.coverage import cube_coverage
 from polystab.analysis.outliers import outlier_scores, rank_runs
 from polystab.plots.describe import MAX_ROWS, run_places, shown_models
 from polystab.plots.steps import ordinal_ticks
-from polystab.plots.style import ALARM, FULL, GRID, MUTED, RC, Ink, canvas
+from polystab.plots.style import ALARM, FULL, GRID, MUTED, Ink, canvas, language
 from polystab.plots.words import percent, plural, short_name
 
 Floats = npt.NDArray[np.float64]
@@ -204,7 +203,7 @@ def _draw(
         rows, steps = rows[:, used_steps], steps[used_steps]
     n_row, n_step = rows.shape
     level = np.searchsorted([item.above for item in levels], np.nan_to_num(rows), side="left")
-    with mpl.rc_context(RC):
+    with language():
         figure, ax = canvas(ax, (WIDTH, 1.05 + 0.21 * max(n_row, 2)))
         ax.grid(visible=False)
         ax.add_patch(PathPatch(_bars(np.ones_like(level), 1), facecolor=GRID.light, alpha=0.45, linewidth=0))

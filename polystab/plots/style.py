@@ -8,8 +8,10 @@ stylesheet may replace it (see :mod:`polystab.plots.svg`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -43,7 +45,7 @@ _DARK_RANGE = (0.40, 0.98)
 DASHED_FROM = 6
 
 # rc settings of every picture; names are data, so a $ in them is a $.
-RC: dict[str, object] = {
+RC: dict[Any, Any] = {
     "text.parse_math": False,
     "axes.unicode_minus": True,
     "font.size": 9,
@@ -73,6 +75,8 @@ RC: dict[str, object] = {
     "path.simplify_threshold": 0.2,
     "figure.facecolor": "white",
     "axes.facecolor": "none",
+    "svg.hashsalt": "polystab",
+    "svg.fonttype": "none",
 }
 
 
@@ -88,6 +92,15 @@ def model_inks(n: int) -> list[Ink]:
 def dashes(i: int, n: int) -> str | tuple[float, Sequence[float]]:
     """The line style of the i-th of n models."""
     return (0, (4, 1.6)) if n >= DASHED_FROM and i % 2 else "solid"
+
+
+@contextmanager
+def language() -> Iterator[None]:
+    """Draw and save in the one visual language, whatever the user's own settings of matplotlib are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
 
 
 def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:

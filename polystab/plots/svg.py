@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from polystab.plots.style import FIXED, Ink
+from polystab.plots.style import FIXED, Ink, language
 
 _TAG = re.compile(r"<[^>]+>")
 _ID = re.compile(r' id="([^"]*)"')
@@ -43,7 +42,7 @@ def to_svg(figure: Figure, *, title: str, description: str, prefix: str, inks: I
         is text in the font of the page; coordinates have one decimal (0.1 pt). The same
         figure gives the same bytes.
     """
-    with mpl.rc_context({"svg.hashsalt": "polystab", "svg.fonttype": "none", "svg.image_inline": True}):
+    with language():
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     raw = stream.getvalue()

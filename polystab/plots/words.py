@@ -66,6 +66,8 @@ def percent(share: float | None) -> str:
 
 def step_label(step: float) -> str:
     """A step on an axis: ``512``, ``4k``, ``1.5k``, ``1,620``, ``143k``, ``2M``."""
+    if step >= 1e12:
+        return f"{step:.0e}".replace("+", "")
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if step >= size:
             scaled = step / size

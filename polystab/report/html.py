@@ -14,6 +14,9 @@ from polystab.report.blocks import Block, Picture
 from polystab.report.pictures import Pictures
 from polystab.report.sections import lead, sections
 
+# Names up to this length stay on one line.
+SHORT = 22
+
 
 def render_html(summary: dict[str, Any], pictures: Pictures) -> str:
     """The summary and its pictures as one self-contained HTML page."""
@@ -37,9 +40,11 @@ def _arranged(blocks: Iterable[Block]) -> list[tuple[bool, list[Block]]]:
 
 
 def _breakable(name: str) -> Any:
-    """A long name that may break after ``/``, ``_`` and ``-`` rather than anywhere."""
+    """A long name that may break after ``/``, ``_`` and ``-`` rather than anywhere; a short one whole."""
     from markupsafe import Markup, escape
 
+    if len(name) <= SHORT:
+        return escape(name)
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_\-@])", name))
 
 

@@ -29,6 +29,9 @@ _MARKS = (
 )
 _MARK_BYTES = 2000
 
+# Control characters have no place in a page, and may be in names and paths.
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
 
 @overload
 def report(
@@ -109,12 +112,12 @@ def report(
     elif chosen == "md":
         from polystab.report.markdown import render_markdown
 
-        text = render_markdown(summary)
+        text = render_markdown(summary).translate(_CONTROLS)
     else:
         from polystab.report.html import render_html
         from polystab.report.pictures import draw
 
-        text = render_html(summary, draw(results, summary))
+        text = render_html(summary, draw(results, summary)).translate(_CONTROLS)
     if path is None:
         return text
     write_text(path, text, overwrite=overwrite)

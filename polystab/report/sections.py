@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from polystab.plots.words import count, listed, percent, plural
@@ -149,7 +150,7 @@ def _curves(summary: Summary) -> Iterator[Block]:
         )
         return
     shown, others = curves["metrics"], curves["others"]
-    what = f"Lines and bands: {curves['legend']}."
+    what = f"{'Lines and bands' if 'half' in curves['legend'] else 'Lines'}: {curves['legend']}."
     if others:
         total = count(len(shown) + len(others))
         what += f" The pictures show {len(shown)} of {total} metrics: of every kind, those that training moves most against their noise."
@@ -188,19 +189,33 @@ def _final(summary: Summary) -> Iterator[Block]:
             f"No seed statistic can be given: polystab needs at least {final['min_runs']} runs of a model. To add seeds:",
             "polystab merge seed0.nc seed1.nc seed2.nc -o seeds.nc",
         )
-    panels = {metric["metric"] for metric in summary["curves"]["metrics"]}
     rows = final["rows"]
-    first = [row for row in rows if row["metric"] in panels][:OPEN_ROWS] if len(rows) > OPEN_ROWS else rows
-    first = first or rows[:OPEN_ROWS]
-    yield tables.final_table(
-        first, final, "Final values" if len(first) == len(rows) else "Final values of the metrics drawn above"
-    )
-    if len(first) < len(rows):
-        metrics = len({row["metric"] for row in rows})
-        yield Details(
-            f"Final values of all {count(metrics)} metrics ({plural(len(rows), 'row')})",
-            (tables.final_table(rows, final, "Final values of all metrics"),),
+    if len(rows) <= OPEN_ROWS:
+        yield tables.final_table(rows, final, "Final values")
+    else:
+        drawn = set(summary["curves"]["models_shown"])
+        first = _whole_metrics([row for row in rows if row["model"] in drawn], OPEN_ROWS)
+        metrics = len({row["metric"] for row in first})
+        of = (
+            ""
+            if len(drawn) == len(final["models"])
+            else f", {count(len(drawn))} of {count(len(final['models']))} models"
         )
+        yield tables.final_table(first, final, f"Final values of the first {plural(metrics, 'metric')}{of}")
+        yield Details(
+            f"All final values ({plural(len(rows), 'row')})", (tables.final_table(rows, final, "All final values"),)
+        )
+
+
+def _whole_metrics(rows: list[Summary], limit: int) -> list[Summary]:
+    """Rows of the first metrics that fit into ``limit`` rows, but of one metric at least."""
+    kept: list[Summary] = []
+    for _, members in groupby(rows, key=lambda row: str(row["metric"])):
+        found = list(members)
+        if kept and len(kept) + len(found) > limit:
+            break
+        kept += found
+    return kept
 
 
 def _known_to(final: Summary) -> str:

@@ -17,6 +17,8 @@
     list of ``reason``, ``count``, ``entries`` (list of ``path``, ``detail``, ``by``).
 ``copies``
     List of ``model``, ``seed``, ``of``, ``metrics`` (number; whole runs have all), ``whole``.
+``diverged``
+    List of ``model``, ``seed``, ``values`` (number of infinite ones).
 ``curves``
     ``metrics``: list of ``metric``, ``family``, ``units``, ``better``, ``signal``, ``picture`` (in
     words), ``models``: list of ``model``, ``steps``, ``median``, ``lower``, ``upper``, ``n``;
@@ -111,6 +113,7 @@ def summary_of(results: Results, *, title: str | None = None) -> Summary:
         "contents": _contents(results),
         "audit": _audit(results.audit),
         "copies": _copies(results),
+        "diverged": _diverged(results),
         "curves": _curves(results),
         "final": _final(results),
         "outliers": _outliers(results),
@@ -221,6 +224,14 @@ def _copies(results: Results) -> list[Summary]:
     ]
 
 
+def _diverged(results: Results) -> list[Summary]:
+    values = results.scores["n_nonfinite"].values
+    models, seeds = results.scores["model"].values, results.scores["seed"].values
+    return [
+        {"model": str(models[m]), "seed": seeds[s], "values": values[m, s]} for m, s in np.argwhere(values > 0).tolist()
+    ]
+
+
 def _curves(results: Results) -> Summary:
     band, ranked = results.band, results.ranked
     models = list(results.models)
@@ -299,7 +310,7 @@ def _outliers(results: Results) -> Summary:
     models, seeds = scores["model"].values.tolist(), scores["seed"].values.tolist()
     names = scores["run_name"].values if "run_name" in scores.coords else None
     columns = {str(name): scores[name].values for name in scores.data_vars if scores[name].dims == ("model", "seed")}
-    runs = []
+    runs: list[Summary] = []
     for model, seed in everyone:
         m, s = models.index(model), seeds.index(seed)
         run = {name: column[m, s] for name, column in columns.items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from polystab.plots.words import count, decimals_for, number, percent
+from polystab.plots.words import count, decimals_for, number, percent, plural
 from polystab.report.blocks import Column, Group, Table
 
 Summary = dict[str, Any]
@@ -75,7 +76,7 @@ def reasons_table(groups: Sequence[Summary], what: str) -> Table:
             group["reason"] or NONE,
             count(group["count"]),
             group["entries"][0]["path"],
-            _cut(group["entries"][0]["detail"]),
+            _said(group["entries"][0]),
         )
         for group in groups
     ]
@@ -92,7 +93,7 @@ def entries_table(groups: Sequence[Summary], what: str) -> Table:
         Column("Said"),
     ]
     rows = [
-        (entry["path"], group["reason"], *([entry["by"]] if replaced else []), _cut(entry["detail"]))
+        (entry["path"], group["reason"], *([entry["by"]] if replaced else []), _said(entry))
         for group in groups
         for entry in group["entries"]
     ]
@@ -240,6 +241,19 @@ def size_label(parameters: float) -> str:
         if parameters >= size:
             return f"{parameters / size:.3g}{unit}"
     return count(parameters)
+
+
+def _said(entry: Summary) -> str:
+    """What an entry says; of one that was replaced, how many values and one of them."""
+    if entry["by"]:
+        try:
+            lost = json.loads(entry["detail"])
+        except ValueError:
+            lost = None
+        if isinstance(lost, dict) and lost:
+            cell, value = next(iter(lost.items()))
+            return _cut(f"{plural(len(lost), 'value')} gave way, e.g. {cell} = {value}")
+    return _cut(entry["detail"])
 
 
 def _cut(text: str, length: int = 200) -> str:

@@ -19,9 +19,10 @@ _ORDER = {"bad": 0, "warn": 1, "info": 2}
 def takeaways(summary: Summary) -> list[Takeaway]:
     """The sentences, each with a level (``bad``, ``warn``, ``info``) and the section that has more."""
     found = [
+        *_nothing(summary["contents"]),
         *_audit(summary["audit"]),
         *_copies(summary["copies"]),
-        *_diverged(summary["final"], summary["outliers"]),
+        *_diverged(summary["diverged"]),
         *_standing_out(summary["outliers"]),
         *_few_runs(summary),
         *_spread(summary["final"]),
@@ -32,6 +33,11 @@ def takeaways(summary: Summary) -> list[Takeaway]:
 
 def _item(level: str, section: str, text: str) -> Takeaway:
     return {"level": level, "text": text, "section": section}
+
+
+def _nothing(contents: Summary) -> Iterator[Takeaway]:
+    if contents["measured"] == 0:
+        yield _item("bad", "contents", "The cube holds no value: nothing was measured.")
 
 
 def _audit(audit: Summary | None) -> Iterator[Takeaway]:
@@ -71,15 +77,11 @@ def _copies(copies: list[Summary]) -> Iterator[Takeaway]:
         )
 
 
-def _diverged(final: Summary, outliers: Summary) -> Iterator[Takeaway]:
-    cells = [row for row in final["rows"] if row["n_nonfinite"] > 0]
-    runs = [run for run in outliers["runs"] if run["n_nonfinite"] > 0]
-    if runs:
-        names = listed([f"{run['model']} seed {run['seed']}" for run in runs], 3)
-        verb = "run has" if len(runs) == 1 else "runs have"
-        yield _item("bad", "outliers", f"{count(len(runs))} {verb} infinite values, that is, diverged: {names}.")
-    elif cells:
-        yield _item("bad", "final", f"{plural(len(cells), 'final value')} are infinite: runs diverged.")
+def _diverged(diverged: list[Summary]) -> Iterator[Takeaway]:
+    if diverged:
+        names = listed([f"{run['model']} seed {run['seed']}" for run in diverged], 3)
+        verb = "run has" if len(diverged) == 1 else "runs have"
+        yield _item("bad", "outliers", f"{count(len(diverged))} {verb} infinite values, that is, diverged: {names}.")
 
 
 def _standing_out(outliers: Summary) -> Iterator[Takeaway]:
@@ -105,12 +107,9 @@ def _few_runs(summary: Summary) -> Iterator[Takeaway]:
         return
     if len(few) == sum(model["n_seeds"] > 0 for model in final["models"]):
         most = max(model["n_seeds"] for model in final["models"])
-        has = "a single run" if most == 1 else f"{most} runs"
-        yield _item(
-            "warn",
-            "final",
-            f"No seed statistic can be given: {'no model has more than ' + has}, and polystab needs at least {fewest}.",
-        )
+        runs = "one run" if most == 1 else f"{most} runs"
+        text = f"No seed statistic can be given: no model has more than {runs} to compare at its final step, and polystab needs at least {fewest}."
+        yield _item("warn", "final", text)
     else:
         verb = "model has" if len(few) == 1 else "models have"
         yield _item(
@@ -122,29 +121,35 @@ def _few_runs(summary: Summary) -> Iterator[Takeaway]:
 
 def _spread(final: Summary) -> Iterator[Takeaway]:
     compared = [model for model in final["models"] if (model["sd_over_stderr"] or 0) > 0]
-    if compared:
-        said = [f"{number(m['sd_over_stderr'], digits=2)} times for {m['model']}" for m in compared]
-        yield _item(
-            "info",
-            "final",
-            f"At the final step the spread over seeds (SD) is this many times the item-sampling error of one run, median over metrics: {listed(said, 4)}.",
-        )
     moved = [model for model in final["models"] if (model["sd_over_movement"] or 0) > 0]
-    if moved and not compared:
-        said = [f"{percent(m['sd_over_movement'])} for {m['model']}" for m in moved]
-        yield _item(
-            "info",
-            "final",
-            f"At the final step the spread over seeds (SD) is this share of how far training moves a metric, median over metrics: {listed(said, 4)}.",
-        )
+    if compared:
+        said = [(m["sd_over_stderr"], f"{number(m['sd_over_stderr'], digits=2)} times", m["model"]) for m in compared]
+        what = "the item-sampling error of one run"
+    else:
+        said = [(m["sd_over_movement"], percent(m["sd_over_movement"]), m["model"]) for m in moved]
+        what = "how far training moves a metric"
+    if said:
+        link = "" if compared else "of "
+        text = f"At the final step the spread over seeds (SD) is {_by_model(said)} {link}{what} (median over metrics)."
+        yield _item("info", "final", text)
     constant = [model for model in final["models"] if model["n_constant"] > 0]
     if constant:
-        said = [f"{plural(m['n_constant'], 'metric')} of {m['model']}" for m in constant]
+        where = [f"{plural(m['n_constant'], 'metric')} of {m['model']}" for m in constant]
         yield _item(
             "info",
             "final",
-            f"All runs end at exactly the same value in {listed(said, 3)}: look whether they are the same runs.",
+            f"All runs end at exactly the same value in {listed(where, 3)}: look whether they are the same runs.",
         )
+
+
+def _by_model(said: list[tuple[float, str, str]]) -> str:
+    """``2.1 times (a) and 3.0 times (b)``, or the range where there are many models."""
+    if len(said) == 1:
+        return said[0][1]
+    if len(said) <= 4:
+        return listed([f"{text} ({model})" for _, text, model in said], 4)
+    least, most = min(said), max(said)
+    return f"between {least[1]} ({least[2]}) and {most[1]} ({most[2]})"
 
 
 def _noted(audit: Summary | None) -> Iterator[Takeaway]:

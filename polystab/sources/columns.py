@@ -65,6 +65,10 @@ class Numbers:
         return ~np.isnan(self.values)
 
     @property
+    def only_text(self) -> bool:
+        return self.n_text > 0 and not self.measured.any()
+
+    @property
     def mostly_numbers(self) -> bool:
         """Whether numbers outweigh text; a column of hashes may hold a stray number."""
         count = int(self.measured.sum())
@@ -247,6 +251,12 @@ def note_numbers(columns: Mapping[str, Numbers], table: Table, note: Note) -> No
     ]
     if words:
         note("not-a-number", f"cells with text instead of a number, not used: {listed(words)}.")
+
+
+def said_of_text(columns: Mapping[str, Numbers]) -> str:
+    """A sentence on columns that hold nothing but text, with what they hold; empty if there are none."""
+    words = [f"{name!r} ({shown(column.text)})" for name, column in columns.items() if column.only_text]
+    return f" Text instead of plain numbers: {listed(words)}." if words else ""
 
 
 def listed(parts: Sequence[str], limit: int = 12) -> str:

@@ -24,7 +24,15 @@ from polystab.sources.eval_cells import Cells, OnDuplicate, cells_of, settle_dup
 from polystab.sources.eval_files import Options
 from polystab.sources.eval_parts import read_parts
 from polystab.sources.eval_table import Source
-from polystab.sources.run_labels import NO_CLAIMS, PathClaims, contradicts, folder_claims, model_words, part_claims
+from polystab.sources.run_labels import (
+    NO_CLAIMS,
+    PathClaims,
+    contradicts,
+    folder_claims,
+    model_words,
+    part_claims,
+    shots_of,
+)
 from polystab.sources.walk import paused_collection
 
 PYTHIA_TOKENS_PER_STEP = 2_097_152
@@ -137,7 +145,9 @@ def _read(tree: str | os.PathLike[str], on_duplicate: OnDuplicate, options: Opti
     table = read_parts(tree, options, log)
     if not table.sources and not log.entries:
         raise ReadError(f"no results files (*.json) below {tree}.")
-    _refuse_mislabelled(table.used(), log, check_models=options.pattern is None)
+    # What the folders above the tree say can settle a contradiction below, but is no claim.
+    above = shots_of(Path(tree).absolute().as_posix())
+    _refuse_mislabelled(table.used(), log, above, check_models=options.pattern is None)
     used = table.used()
     if not used:
         raise ReadError(_nothing_read(tree, log))
@@ -186,7 +196,7 @@ def _nothing_read(tree: str | os.PathLike[str], log: AuditLog) -> str:
     )
 
 
-def _refuse_mislabelled(sources: list[Source], log: AuditLog, *, check_models: bool) -> None:
+def _refuse_mislabelled(sources: list[Source], log: AuditLog, above: frozenset[int], *, check_models: bool) -> None:
     """Refuse files whose path and content disagree."""
     known = frozenset(model_words(source.model) for source in sources) if check_models else None
     claims = [_claims(source.path) for source in sources]
@@ -196,18 +206,22 @@ def _refuse_mislabelled(sources: list[Source], log: AuditLog, *, check_models: b
         # Claims and identities are shared between files, so few combinations differ.
         key = (id(claim), id(source.identity), source.shots)
         if key not in checked:
-            checked[key] = _mismatches(source, claim, known, seeded)
+            checked[key] = _mismatches(source, claim, above, known, seeded)
         problems = checked[key]
         if problems:
             source.kept = False
             log.refuse(source.path, "label-mismatch", f"{problems}.", sha256=source.sha256)
         elif claim.shots - source.shots:
-            said = f"the path says {_listed(claim.shots)} shots, the content {_listed(source.shots)}"
+            said = f"the path says {_listed(claim.shots | above)} shots, the content {_listed(source.shots)}"
             log.note(source.path, "path-ambiguous", f"{said}: read as the content says.", sha256=source.sha256)
 
 
 def _mismatches(
-    source: Source, claims: PathClaims, known: frozenset[str] | None, seeded: frozenset[tuple[int, str]]
+    source: Source,
+    claims: PathClaims,
+    above: frozenset[int],
+    known: frozenset[str] | None,
+    seeded: frozenset[tuple[int, str]],
 ) -> str:
     """What a path says otherwise than the content; empty where they agree."""
     found = []
@@ -222,7 +236,7 @@ def _mismatches(
         if other:
             found.append(f"path says model {shown(other)}, content {source.model!r}")
     # One folder may hold several shots; a path is wrong only if nothing it says is right.
-    if claims.shots and not claims.shots & source.shots:
+    if claims.shots and not (claims.shots | above) & source.shots:
         found.append(f"path says {_listed(claims.shots)} shots, content {_listed(source.shots)}")
     return "; ".join(found)
 

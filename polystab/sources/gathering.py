@@ -15,6 +15,7 @@ import xarray as xr
 
 from polystab.cube.audit import AuditEntry, AuditLog
 from polystab.cube.build import cube_from_records, documented
+from polystab.cube.describe import coverage_sentence
 from polystab.cube.labels import model_order, parse_metric_id
 from polystab.cube.specs import ATTRIBUTES, DIMS
 from polystab.errors import (
@@ -28,7 +29,6 @@ from polystab.errors import (
 )
 from polystab.sources import metric_names
 from polystab.sources.columns import Note
-from polystab.sources.coverage import coverage_sentence
 from polystab.sources.duplicates import Codes, Floats, OnDuplicate, Settled, settle
 from polystab.sources.finding import InputFile
 from polystab.sources.run_numbers import number_runs

@@ -23,6 +23,7 @@ from polystab.sources.columns import (
     listed,
     note_numbers,
     numbers,
+    said_of_text,
     text_of,
 )
 from polystab.sources.finding import InputFile
@@ -69,7 +70,10 @@ def interpreted(
     rows = label_rows(table, file, options.labels, note)
     found = {role: find_source(role, options.labels.mapping, table.columns) for role in ("metric", "value")}
     lacking = [role for role, source in found.items() if source is None]
-    if options.layout == "wide" or (options.layout == "auto" and lacking):
+    mapped = [role for role in ("metric", "value", "stderr", *PER_METRIC) if role in options.labels.mapping]
+    if options.layout == "wide" and mapped:
+        raise RefusedFileError("missing-column", f"columns maps {shown(mapped)}, which only a tidy table has.")
+    if options.layout == "wide" or (options.layout == "auto" and lacking and not mapped):
         return _wide(table, rows, options, gathering, note)
     if lacking:
         raise RefusedFileError(
@@ -89,7 +93,7 @@ def _wide(
     asked = options.metrics
     usable = [name for name in others if name in asked or (read[name].mostly_numbers and not _is_label(name))]
     left = [name for name in others if name not in usable]
-    ids = _ids(usable, options, left, "column", table, note)
+    ids = _ids(usable, options, left, "column", table, note, said_of_text(read))
     chosen = {name: read[name] for name in ids}
     note_numbers(chosen, table, note)
     by_metric = {metric: chosen[name] for name, metric in ids.items()}
@@ -145,7 +149,13 @@ def _is_label(name: str) -> bool:
 
 
 def _ids(
-    names: Sequence[str], options: TableOptions, left: list[str], noun: str, table: Table, note: Note
+    names: Sequence[str],
+    options: TableOptions,
+    left: list[str],
+    noun: str,
+    table: Table,
+    note: Note,
+    text: str = "",
 ) -> dict[str, str]:
     """Metric ids of columns (or of entries of the metric column); what has none is noted with ``left``."""
     ids: dict[str, str] = {}

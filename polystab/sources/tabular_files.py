@@ -227,7 +227,7 @@ def _delimited(lines: Iterable[str], delimiter: str, blank: int) -> Table:
     good = _good_rows(reader, len(header), blank, numbers, broken)
     while chunk := list(itertools.islice(good, _CHUNK)):
         for column, seen, new in zip(cells, known, zip(*chunk, strict=True), strict=True):
-            column.extend(seen.setdefault(cell, cell) for cell in new)
+            column.extend(map(seen.setdefault, new, new))
             if len(seen) > _CHUNK:
                 seen.clear()
     table = Table("csv", dict(zip(header, cells, strict=True)), numbers)

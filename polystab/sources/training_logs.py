@@ -9,7 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from polystab.errors import shown
-from polystab.sources.columns import ALIASES, LABELS, Note, Numbers, checked_mapping, listed, note_numbers, numbers
+from polystab.sources.columns import ALIASES, LABELS, Note, Numbers, checked_mapping, listed, note_numbers, numbers, said_of_text
 from polystab.sources.duplicates import OnDuplicate, checked_rule
 from polystab.sources.finding import InputFile, PathLike, any_file, find_files
 from polystab.sources.gathering import Gathering, Values, checked_attrs
@@ -178,6 +178,8 @@ def _gathered(
         if is_wandb_export(table.columns):
             table = unfolded(table)
             gathering.met.update(table.columns)
+            for reason, detail in table.notes:
+                note(reason, detail)
         return _interpreted(table, file, options, chosen, gathering, note)
 
     gathering.read(find_files(paths, LOG_SUFFIXES, gathering.log), interpret)
@@ -216,7 +218,7 @@ def _metric_columns(
             left["unused-column" if metric is None or name in metrics else "not-a-metric"].append(name)
     read = {name: numbers(table.columns[name]) for name in chosen}
     for name, column in read.items():
-        if name not in metrics and column.n_text and not column.measured.any():
+        if name not in metrics and column.only_text:
             del chosen[name]
             left["unused-column"].append(name)
     chosen = one_column_each(chosen, metrics, left["unused-column"])
@@ -225,7 +227,7 @@ def _metric_columns(
             "no-metric",
             "no column is known to be a loss, a gradient norm or an evaluation; say which is with "
             "metrics={'COLUMN': 'loss/train/cross_entropy'} (--metrics COLUMN=loss/train/cross_entropy). "
-            f"Columns: {shown(table.columns, 12)}.",
+            f"Columns: {shown(table.columns, 12)}.{said_of_text(read)}",
         )
     for reason, names in left.items():
         if names:

@@ -27,7 +27,7 @@ def unfolded(table: Table) -> Table:
     """The same with a row for each step of each run, and a column for each metric.
 
     The run's name is what stands before the last `` - ``. Minima and maxima are left
-    out; they tell whether a value is itself a mean, which is noted.
+    out; they tell whether a value is itself a mean. ``notes`` say so, and nothing else.
     """
     series: dict[str, dict[str, list[Any]]] = {}
     shared: dict[str, list[Any]] = {}
@@ -46,8 +46,7 @@ def unfolded(table: Table) -> Table:
     absent = [ABSENT] * len(table)
     for metric in metrics:
         columns[metric] = [cell for own in series.values() for cell in own.get(metric, absent)]
-    notes = [*table.notes, *_bound_notes(table.columns, bounds)]
-    return Table("wandb", columns, table.lines * len(series), run_column=RUN, notes=notes)
+    return Table("wandb", columns, table.lines * len(series), run_column=RUN, notes=_bound_notes(table.columns, bounds))
 
 
 def _bound_notes(columns: Mapping[str, list[Any]], bounds: list[str]) -> list[tuple[str, str]]:

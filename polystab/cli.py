@@ -1,0 +1,395 @@
+"""The ``polystab`` command.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` answers at
+once. No statistic is computed here: commands call functions and print what they say.
+
+Exit codes: 0 fine, 1 something was found (a cube that is not valid), 2 wrong usage
+or bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from polystab._version import __version__
+from polystab.errors import PolystabError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RULES = ("error", "latest", "earliest", "first", "last")
+# Below this share of measured cells a common grid is hardly worth having.
+MOSTLY_EMPTY = 0.05
+
+LOG_RULES = ("error", "first", "last")
+
+
+class _Group(click.Group):
+    """Turns the errors that polystab raises on purpose into one message and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PolystabError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from polystab.errors import did_you_mean
+
+            raise click.UsageError(
+                f"{error.message.rstrip('.')}. {did_you_mean(args[0], self.list_commands(ctx))}", ctx
+            ) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="polystab")
+def main() -> None:
+    """Seed-stability of language-model training.
+
+    Gathers results of runs into a cube, checks it, and reports on it.
+
+    \b
+    polystab read lm-eval results/ -o cube.nc     a folder of evaluations becomes a cube
+    polystab report cube.nc -o report.html        and the cube a page
+    """
+
+
+@main.group(cls=_Group, short_help="Make a cube from result files.")
+def read() -> None:
+    """Make a cube from result files; what was refused, and why, is kept in its audit."""
+
+
+def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+_OUTPUT = _options(
+    click.option("-o", "--output", required=True, type=click.Path(), help="The netCDF file to write."),
+    click.option("--overwrite", is_flag=True, help="Replace the file if it exists."),
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+_COLUMNS = _options(
+    click.option(
+        "--columns", default="", metavar="NAME=COLUMN,...",
+        help="Where labels come from: model=record,seed=run,step=step. Join columns with +; == starts a constant (model==gpt2).",
+    ),
+    click.option(
+        "--metrics", default="", metavar="COLUMN=ID,...", help="Metric ids of columns: score=eval/downstream/score."
+    ),
+    click.option("--model", help="The model, where no column says it."),
+    click.option("--split", type=click.Choice(["model"]), help="Write one cube for each model into the folder OUTPUT."),
+    click.option("--on-duplicate", type=click.Choice(LOG_RULES), default="error", show_default=True,
+                 help="Which of two different values for one cell to keep; what loses is kept in the audit."),
+    click.option("--title", default="", help="Title of the cube."),
+)  # fmt: skip
+
+
+@read.command(
+    "lm-eval",
+    short_help="Results of the lm-evaluation-harness.",
+    epilog="Example: polystab read lm-eval results/ -o evals.nc --on-duplicate latest",
+)
+@click.argument("tree", type=click.Path())
+@_OUTPUT
+@_JSON
+@click.option("--on-duplicate", type=click.Choice(RULES), default="error", show_default=True,
+              help="Which of two different values for one cell to keep; what loses is kept in the audit.")  # fmt: skip
+@click.option("--allow-limit", is_flag=True, help="Also read files measured on part of the items (--limit).")
+@click.option("--run-pattern", metavar="REGEX",
+              help="Finds (?P<model>), (?P<seed>), (?P<step>) in MODEL@REVISION of each file's content.")  # fmt: skip
+@click.option(
+    "--revision", "revisions", multiple=True, metavar="NAME=STEP", help="Step of a revision such as main=143000."
+)
+@click.option("--title", default="", help="Title of the cube.")
+def read_lm_eval(
+    tree: str,
+    output: str,
+    overwrite: bool,
+    as_json: bool,
+    on_duplicate: str,
+    allow_limit: bool,
+    run_pattern: str | None,
+    revisions: Sequence[str],
+    title: str,
+) -> None:
+    """Read the lm-evaluation-harness results below TREE (dialects 0.3 and 0.4 or later).
+
+    Model, seed, step and shots come from the content of each file. A file whose path
+    says otherwise is refused as label-mismatch, and so listed.
+    """
+    from polystab.sources.registry import get_source
+
+    _require_writable(output, overwrite)
+    steps = {name: _integer(step, "--revision") for name, step in _pairs(revisions, "--revision").items()}
+    cube = get_source("lm-eval").read(
+        tree,
+        on_duplicate=on_duplicate,
+        allow_limit=allow_limit,
+        run_pattern=run_pattern,
+        revision_steps=steps,
+        title=title,
+    )
+    _write_cubes({output: cube}, overwrite, as_json)
+
+
+@read.command(
+    "training-log",
+    short_help="Curves: CSV, TSV, JSONL, trainer_state.json, W&B.",
+    epilog="Example: polystab read training-log val_loss.csv.gz --columns model=record,seed=run,step=step --split model -o cubes/",
+)
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@_OUTPUT
+@_JSON
+@_COLUMNS
+@click.option(
+    "--run-pattern", metavar="REGEX", help="Finds (?P<model>) and (?P<seed>) in the paths of files with one run each."
+)
+def read_training_log(files: Sequence[str], run_pattern: str | None, **given: Any) -> None:
+    """Read training curves from FILES: CSV, TSV, JSONL (also .gz), trainer_state.json, W&B export.
+
+    Run names that are not whole numbers are numbered in sorted order and kept as run_name.
+    """
+    from polystab.sources import training_logs
+
+    readers = (training_logs.read_training_log, training_logs.read_training_log_by_model)
+    _read_columns(readers, files, {"run_pattern": run_pattern}, **given)
+
+
+@read.command(
+    "table",
+    short_help="Tables, tidy or wide.",
+    epilog="Example: polystab read table weights.tsv --model pythia-70m --family weight -o weights.nc",
+)
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@_OUTPUT
+@_JSON
+@_COLUMNS
+@click.option("--layout", type=click.Choice(["auto", "tidy", "wide"]), default="auto", show_default=True,
+              help="tidy: a row a value (model,seed,step,metric,value[,stderr]); wide: a column a metric.")  # fmt: skip
+@click.option(
+    "--family", help="Family of the metrics of a wide table: eval, probe, weight, activation, gradient, loss."
+)
+@click.option("--subject", default="all", show_default=True, help="Subject of the metrics of a wide table.")
+def read_table(files: Sequence[str], layout: str, family: str | None, subject: str, **given: Any) -> None:
+    """Read measurements from tables: one row a value, or one column a metric."""
+    from polystab.sources import tables
+
+    readers = (tables.read_table, tables.read_table_by_model)
+    _read_columns(readers, files, {"layout": layout, "family": family, "subject": subject}, **given)
+
+
+def _read_columns(
+    readers: tuple[Callable[..., Any], Callable[..., Any]],
+    files: Sequence[str],
+    extra: Mapping[str, Any],
+    *,
+    output: str,
+    overwrite: bool,
+    as_json: bool,
+    columns: str,
+    metrics: str,
+    model: str | None,
+    split: str | None,
+    on_duplicate: str,
+    title: str,
+) -> None:
+    """What the readers of tables have in common: mapped columns, and a cube a model."""
+    options = {
+        "columns": _pairs(columns.split(","), "--columns") or None,
+        "metrics": _pairs(metrics.split(","), "--metrics") or None,
+        "model": model,
+        "on_duplicate": on_duplicate,
+        **extra,
+    }
+    if title:
+        options["title"] = title
+    if split is None:
+        _require_writable(output, overwrite)
+        _write_cubes({output: readers[0](list(files), **options)}, overwrite, as_json)
+        return
+    from polystab.files import file_names
+
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--split writes into a folder, but {output} is a file.")
+    cubes = readers[1](list(files), **options)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = file_names(cubes)
+    outputs = {str(folder / f"{names[name]}.nc"): cube for name, cube in cubes.items()}
+    for path in outputs:
+        _require_writable(path, overwrite)
+    _write_cubes(outputs, overwrite, as_json)
+
+
+def _write_cubes(outputs: Mapping[str, xr.DataTree], overwrite: bool, as_json: bool) -> None:
+    from polystab.cube import audit_facts, save_cube
+    from polystab.cube.describe import coverage_sentence, fullness
+
+    for path, cube in outputs.items():
+        save_cube(cube, path, overwrite=overwrite)
+    facts = [{**audit_facts(cube), "output": path} for path, cube in outputs.items()]
+    if as_json:
+        _print_json(facts[0] if len(facts) == 1 else facts)
+        return
+    for (path, cube), said in zip(outputs.items(), facts, strict=True):
+        click.echo(f"{path}: {coverage_sentence(cube)}")
+        if cube.sizes["model"] > 1 and fullness(cube) < MOSTLY_EMPTY:
+            click.echo("  models hardly share a grid; --split model (training-log, table) writes one cube a model")
+        if len(facts) == 1 or said["refused"] or said["replaced"]:
+            _print_audit(said)
+
+
+def _print_audit(facts: Mapping[str, Any]) -> None:
+    from collections import Counter
+
+    click.echo(f"  read {facts['read']:,} of {facts['files']:,} files, {facts['values']:,} values")
+    for status in ("refused", "replaced", "noted"):
+        for reason, count in Counter(entry["reason"] for entry in facts[status]).most_common():
+            first = next(entry for entry in facts[status] if entry["reason"] == reason)
+            said = first.get("detail") or f"gave way to {first.get('by')}"
+            click.echo(f"  {status} {count:,} {reason}, first {first['path']}: {said}")
+
+
+@main.command(short_help="Write one page on a cube.", epilog="Example: polystab report evals.nc -o report.html")
+@click.argument("cube", metavar="CUBE_OR_NAME")
+@click.option(
+    "-o", "--output", type=click.Path(), help="The file to write; standard output for md and json if left out."
+)
+@click.option(
+    "--format", "format_", type=click.Choice(["html", "md", "json"]), help="Default: by the output's ending, else html."
+)
+@click.option("--title", help="Title of the page.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is not an earlier report.")
+def report(cube: str, output: str | None, format_: Any, title: str | None, overwrite: bool) -> None:
+    """Write one page on a cube: what is in it, its audit, curves, seed spread, runs that stand out."""
+    from polystab.cube import open_any
+    from polystab.report.page import is_report
+    from polystab.report.page import report as write_report
+
+    if output is None and format_ in (None, "html"):
+        raise click.UsageError("an HTML page needs a file: -o report.html (md and json can go to standard output).")
+    if output is not None:
+        _require_writable(output, overwrite or is_report(output))
+    with open_any(cube) as tree:
+        if output is None:
+            click.echo(write_report(tree, format=format_, title=title))
+        else:
+            write_report(tree, output, format=format_, title=title)
+            click.echo(f"Report: {Path(output).resolve()}")
+
+
+@main.command(epilog="Example: polystab info evals.nc --json")
+@click.argument("cube", metavar="CUBE_OR_NAME")
+@_JSON
+def info(cube: str, as_json: bool) -> None:
+    """Say what is in a cube."""
+    from polystab.cube import open_any
+    from polystab.cube.describe import cube_facts, cube_text
+
+    with open_any(cube) as tree:
+        facts = cube_facts(tree)
+    if as_json:
+        _print_json(facts)
+    else:
+        click.echo(cube_text(facts))
+
+
+@main.command(short_help="List every violation of the rules.", epilog="Example: polystab validate evals.nc")
+@click.argument("cube", metavar="CUBE_OR_NAME")
+@_JSON
+def validate(cube: str, as_json: bool) -> None:
+    """List every violation of the cube's rules; exit code 1 if there is one."""
+    from polystab.cube import find_cube
+    from polystab.cube.store import validate_file
+
+    violations = validate_file(find_cube(cube))
+    if as_json:
+        _print_json({"valid": not violations, "violations": [vars(violation) for violation in violations]})
+    else:
+        for violation in violations:
+            click.echo(str(violation))
+        click.echo(f"{cube}: " + (f"{len(violations)} violations" if violations else "valid"))
+    sys.exit(1 if violations else 0)
+
+
+@main.command(short_help="Join cubes.", epilog="Example: polystab merge evals.nc weights.nc -o all.nc")
+@click.argument("cubes", nargs=-1, required=True, metavar="CUBES")
+@_OUTPUT
+@_JSON
+@click.option("--on-conflict", type=click.Choice(RULES), default="error", show_default=True,
+              help="Which of two different values for one cell to keep; what loses is kept in the audit.")  # fmt: skip
+def merge(cubes: Sequence[str], output: str, overwrite: bool, as_json: bool, on_conflict: Any) -> None:
+    """Join cubes over the union of their models, seeds, steps and metrics."""
+    from polystab.cube import merge_cubes, open_any
+
+    _require_writable(output, overwrite)
+    merged: Any = merge_cubes([open_any(cube) for cube in cubes], on_conflict=on_conflict)
+    _write_cubes({output: merged}, overwrite, as_json)
+
+
+@main.command(short_help="List the cubes that go by name.", epilog="Example: polystab cubes --json")
+@_JSON
+def cubes(as_json: bool) -> None:
+    """List the cubes that go by name: bundled with polystab, or released."""
+    from polystab.cube import list_cubes
+
+    listed = list_cubes()
+    if as_json:
+        _print_json(listed.reset_index().to_dict(orient="records"))
+        return
+    width = max(len(str(name)) for name in listed.index)
+    for name, entry in listed.iterrows():
+        click.echo(f"{name!s:<{width}}  {entry['size'] / 1e6:6.2f} MB  {entry['license']}  {entry['summary']}")
+
+
+def _require_writable(output: str, overwrite: bool) -> None:
+    """Fail before the work, not after it."""
+    from polystab.files import require_writable
+
+    require_writable(output, overwrite=overwrite)
+
+
+def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """``name=value`` texts as a mapping; the value may itself start with ``=``."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not text.strip():
+            continue
+        if not (equals and name.strip() and value.strip()):
+            raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _integer(text: str, option: str) -> int:
+    if not text.isdigit():
+        raise click.UsageError(f"{option} takes a whole number of steps, not {text!r}.")
+    return int(text)
+
+
+def _print_json(facts: Any) -> None:
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
