@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 _CHILD = """
-import json, resource, runpy, sys, time
+import json, re, runpy, sys, time
 {warm}
 function = runpy.run_path({script!r}, run_name="benchmark")[{name!r}]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def memory(field):
+    with open("/proc/self/status") as status:
+        return int(re.search(field + r":\\s+(\\d+) kB", status.read())[1]) * 1024
+
+with open("/proc/self/clear_refs", "w") as refs:
+    refs.write("5")  # forget the peak so far
+before = memory("VmRSS")
 start = time.perf_counter()
 result = function(*json.loads({arguments!r}))
 seconds = time.perf_counter() - start
-added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-print(json.dumps([seconds, added, result]))
+print(json.dumps([seconds, memory("VmHWM") - before, result]))
 """
 
 
@@ -33,7 +39,11 @@ class Measured:
 
 
 def in_fresh_process(script: str, name: str, *arguments: Any, warm: str = "") -> Measured:
-    """Run ``name`` of ``script`` in a new interpreter; imports in ``warm`` are not counted."""
+    """Run ``name`` of ``script`` in a new interpreter; imports in ``warm`` are not counted.
+
+    Memory is the peak of resident memory over what was resident before, from Linux's
+    ``/proc``; ``getrusage`` would count the peak of the process that started this one.
+    """
     code = _CHILD.format(script=script, name=name, arguments=json.dumps(arguments), warm=warm)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(script).parent
@@ -47,8 +57,16 @@ def report_line(text: str) -> None:
     print(text, flush=True)
 
 
-def print_ratio(what: str, peer: list[float], ours: list[float], *, wanted: str, unit: str = "s") -> None:
-    """Print peer/ours with the medians behind it."""
+def print_ratio(
+    what: str,
+    peer: list[float],
+    ours: list[float],
+    *,
+    wanted: str,
+    unit: str = "s",
+    names: tuple[str, str] = ("peer", "ours"),
+) -> None:
+    """Print the ratio of the medians of two sets of measurements, the first over the second."""
     p, o = statistics.median(peer), statistics.median(ours)
     ratio = p / o if o else float("inf")
-    report_line(f"{what}: {ratio:.2f}x (peer {p:.3g} {unit}, ours {o:.3g} {unit}; wanted {wanted})")
+    report_line(f"{what}: {ratio:.2f}x ({names[0]} {p:.3g} {unit}, {names[1]} {o:.3g} {unit}; wanted {wanted})")

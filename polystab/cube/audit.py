@@ -64,7 +64,8 @@ class AuditLog:
             {
                 spec.name: (
                     ("entry",),
-                    np.array([writable(text) for text in column], dtype=object),
+                    # xarray cannot tell the type of no objects at all
+                    np.array([writable(text) for text in column], dtype=object if column else np.str_),
                     {"long_name": spec.doc},
                 )
                 for spec, column in zip(AUDIT.variables, columns, strict=True)
@@ -75,7 +76,9 @@ class AuditLog:
 
 def audit_entries(audit: xr.Dataset | xr.DataTree | None) -> list[AuditEntry]:
     """The entries of an ``audit`` group, or of the tree that holds one; none if there is none."""
-    if audit is not None and hasattr(audit, "children"):
+    import xarray as xr
+
+    if isinstance(audit, xr.DataTree):
         audit = audit["audit"].to_dataset() if "audit" in audit.children else None
     if audit is None:
         return []

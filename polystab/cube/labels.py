@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from polystab.cube.specs import FAMILIES
 from polystab.errors import RecordsError, shown
 
-_SHOTS = re.compile(r"^(?P<subject>.+)@(?P<shots>\d+)shot$")
+_SHOTS = re.compile(r"(?P<subject>.+)@(?P<shots>\d+)shot", re.DOTALL)
 # A size such as 70m, 1.4b, 124M standing alone between separators.
 SIZE = re.compile(r"(?<![A-Za-z0-9.])(?P<number>\d+(?:\.\d+)?)(?P<unit>[kKmMbB])(?![A-Za-z0-9])")
 NaturalKey = tuple[tuple[int, int, str], ...]
@@ -57,7 +57,7 @@ def parse_metric_id(text: str) -> MetricId:
             f"metric id {text!r} starts with an unknown family; use one of {shown(FAMILIES, len(FAMILIES))}."
         )
     shots = 0
-    if match := _SHOTS.match(subject):
+    if match := _SHOTS.fullmatch(subject):
         subject, shots = match["subject"], int(match["shots"])
         if match["shots"] != str(shots) or not shots:
             plain = f"{subject}@{shots}shot" if shots else subject

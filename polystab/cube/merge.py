@@ -255,8 +255,7 @@ def _joined(parts: Sequence[xr.Dataset], merged: xr.Dataset, what: str) -> xr.Da
     joined = joined.reindex({dim: merged[dim] for dim in DIMS if dim in joined.dims and dim in joined.indexes})
     for name, variable in joined.variables.items():
         if variable.dtype.kind == "O":  # text that was filled with NaN
-            text = np.where(variable.isnull(), "", variable.values).astype(np.str_)
-            joined[name] = (variable.dims, text, variable.attrs)
+            joined[name] = (variable.dims, np.where(variable.isnull(), "", variable.values), variable.attrs)
     return joined
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xarray as xr
@@ -19,6 +20,15 @@ PathLike = str | os.PathLike[str]
 
 # Cells of one compressed chunk: 1 MiB of float64, so that one metric opens quickly.
 CHUNK_CELLS = 2**17
+COMPRESSED = {"zlib": True, "complevel": 4}
+
+# A text variable from the first to the second size (all texts as wide as the longest) is stored as compressed
+# characters: less is not worth it, and more would come of one long text among many.
+CHARACTER_BYTES = (2**13, 2**26)
+
+# Files up to this size carry a checksum that is looked at when they are opened; 64 MiB take some 50 ms.
+SEALED_BYTES = 2**26
+SEAL = b"polystab-crc32=%08x\n"
 
 
 def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool = True) -> None:
@@ -57,6 +67,7 @@ def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool
             _write(documented(as_cube(cube)), temporary, group=None)
             for name in sorted(groups):
                 _write(groups[name], temporary, group=name)
+            _seal(temporary)
         except (RuntimeError, PermissionError) as error:
             # netCDF-C reports a full disk as "HDF error", or as "Permission denied" for the file just created.
             raise OutputError(
@@ -95,6 +106,7 @@ def open_cube(path: PathLike) -> xr.Dataset:
         read for this; ``validate_cube`` on the result looks at them too.
     """
     source = _existing(path)
+    _check_seal(source)
     cube: xr.Dataset | None = None
     try:
         cube = xr.open_dataset(source, engine="netcdf4", decode_times=False)
@@ -144,6 +156,7 @@ def validate_file(path: PathLike) -> list[Violation]:
 
 def _opened_tree(path: PathLike, *, check: bool) -> xr.DataTree:
     source = _existing(path)
+    _check_seal(source)
     opened: xr.DataTree | None = None
     try:
         opened = xr.open_datatree(source, engine="netcdf4", decode_times=False)
@@ -168,11 +181,63 @@ def _write(data: xr.Dataset, path: Path, *, group: str | None) -> None:
     data = data.drop_encoding()  # widths kept there would truncate labels, see STYLE
     encoding: dict[Any, dict[str, Any]] = {}
     for name, variable in data.variables.items():
-        if variable.dtype.kind in "fiub" and variable.ndim and variable.size:
-            encoding[name] = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": _chunks(variable.shape)}
+        if variable.ndim == 0 or variable.size == 0:
+            continue
+        if variable.dtype.kind in "fiub":
+            encoding[name] = {"chunksizes": _chunks(variable.shape), "shuffle": True, **COMPRESSED}
+        elif variable.dtype.kind in "UO" and (width := _characters(variable)):
+            encoding[name] = {"dtype": "S1", "chunksizes": _chunks((*variable.shape, width)), **COMPRESSED}
     data.to_netcdf(
         path, mode="w" if group is None else "a", group=group, engine="netcdf4", format="NETCDF4", encoding=encoding
     )
+
+
+def _characters(variable: xr.Variable) -> int:
+    """Bytes of the longest text if it is better kept as characters, which HDF5 compresses, than as strings; else 0."""
+    texts = variable.values.ravel().tolist()
+    if not all(isinstance(text, str) for text in texts):
+        return 0
+    width = max(len(text.encode("utf-8")) for text in texts)
+    least, most = CHARACTER_BYTES
+    return width if least <= width * len(texts) <= most else 0
+
+
+def _seal(path: Path) -> None:
+    """Append the checksum of a file; HDF5 does not look behind its own end, and cuts it off on a later write."""
+    size = path.stat().st_size
+    if size <= SEALED_BYTES:
+        with path.open("r+b") as stream:
+            seal = SEAL % _checksum(stream, size)
+            stream.seek(size)
+            stream.write(seal)
+
+
+def _check_seal(path: Path) -> None:
+    """Refuse a damaged file before netCDF-C sees it: it may hang over one, or read wrong labels without an error."""
+    try:
+        with path.open("rb") as stream:
+            body = path.stat().st_size - len(SEAL % 0)
+            if not 0 < body <= SEALED_BYTES:
+                return
+            stream.seek(body)
+            seal = stream.read()
+            if not seal.startswith(SEAL[:15]):
+                return
+            stream.seek(0)
+            sound = seal == SEAL % _checksum(stream, body)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not sound:
+        raise _unreadable(path, ValueError("its checksum does not match its content"))
+
+
+def _checksum(stream: BinaryIO, length: int) -> int:
+    """CRC-32 of the first bytes of a file, in pieces that need no memory to speak of."""
+    checksum = 0
+    while length > 0 and (piece := stream.read(min(length, 2**20))):
+        checksum = zlib.crc32(piece, checksum)
+        length -= len(piece)
+    return checksum
 
 
 def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:

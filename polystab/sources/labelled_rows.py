@@ -20,6 +20,7 @@ from polystab.sources.columns import (
     find_source,
     label_cells,
     listed,
+    numbers,
     steps_of,
     text_of,
 )
@@ -82,10 +83,12 @@ def label_rows(table: Table, file: InputFile, options: LabelOptions, note: Note)
     sources = {role: _source(role, table, options.mapping, stated) for role in ("model", "seed", "step")}
     step_source, model_source, run_source = sources["step"], sources["model"], sources["seed"]
     if step_source is None:
+        headless = bool(table.columns) and bool(numbers(list(table.columns)).measured.all())
         raise RefusedFileError(
             "no-step",
             f"no column is named {shown(ALIASES['step'][:2])} or the like; say which with columns={{'step': 'COLUMN'}} "
-            f"(--columns step=COLUMN). Columns: {shown(table.columns, 12)}.",
+            f"(--columns step=COLUMN). Columns: {shown(table.columns, 12)}."
+            + (" Is the line with their names missing?" if headless else ""),
         )
     if model_source is None and "model" not in stated:
         raise RefusedFileError(

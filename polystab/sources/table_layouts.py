@@ -42,6 +42,8 @@ ROLES = (*LABELS, "metric", "value", "stderr", *PER_RUN, *PER_METRIC)
 # Row numbers as spreadsheets and pandas leave them.
 _UNNAMED = re.compile(r"column \d+ \(unnamed\)|Unnamed: \d+|index", re.I)
 
+_NOUNS = {"column": "column of numbers", "metric": "entry of the metric column"}
+
 Coordinates = dict[str, npt.NDArray[Any]]
 
 
@@ -93,7 +95,8 @@ def _wide(
     asked = options.metrics
     usable = [name for name in others if name in asked or (read[name].mostly_numbers and not _is_label(name))]
     left = [name for name in others if name not in usable]
-    ids = _ids(usable, options, left, "column", table, note, said_of_text(read))
+    ids = _ids(usable, options, left)
+    _tell_ids(ids, left, options, "column", note, text=said_of_text(read))
     chosen = {name: read[name] for name in ids}
     note_numbers(chosen, table, note)
     by_metric = {metric: chosen[name] for name, metric in ids.items()}
@@ -119,7 +122,9 @@ def _tidy(
     every = label_cells(table, metric_source)
     said = [every[row] for row in rows.kept.tolist()]
     gathering.met.update(said)
-    ids = _ids(list(dict.fromkeys(said)), options, [], "metric", table, note)
+    left: list[str] = []
+    ids = _ids(dict.fromkeys(said), options, left)
+    _tell_ids(ids, left, options, "metric", note)
     codes = dict(zip(ids, gathering.metrics.code(ids.values()).tolist(), strict=True))
     metric = np.array([codes.get(text, -1) for text in said], dtype=np.intp)
     value = numbers(cells_of(table, value_source))
@@ -148,50 +153,51 @@ def _is_label(name: str) -> bool:
     return bool(_UNNAMED.fullmatch(name)) or name.lower() in labels or name in PER_METRIC
 
 
-def _ids(
-    names: Sequence[str],
-    options: TableOptions,
-    left: list[str],
-    noun: str,
-    table: Table,
-    note: Note,
-    text: str = "",
-) -> dict[str, str]:
-    """Metric ids of columns (or of entries of the metric column); what has none is noted with ``left``."""
+def _ids(names: Iterable[str], options: TableOptions, left: list[str]) -> dict[str, str]:
+    """Metric ids of columns, or of entries of the metric column; names without one go to ``left``."""
     ids: dict[str, str] = {}
-    nameless: list[str] = []
     for name in names:
         if name in options.metrics:
-            if options.metrics[name] == NOT_A_METRIC:
-                left.append(name)
-            else:
-                ids[name] = options.metrics[name]
+            metric = options.metrics[name]
         elif is_metric_id(name):
-            ids[name] = name
-        elif options.family is not None and name.isprintable() and name:
-            ids[name] = f"{options.family}/{options.subject}/{name.replace('/', '_over_')}"
+            metric = name
+        elif options.family is not None and name and name.isprintable():
+            metric = f"{options.family}/{options.subject}/{name.replace('/', '_over_')}"
         else:
-            nameless.append(name)
-    ids = one_column_each(ids, options.metrics, left)
-    hint = (
-        f"Pass family= (--family) to make ids of them, or metrics={{{(nameless or ['NAME'])[0]!r}: 'ID'}} (--metrics)."
-    )
+            metric = NOT_A_METRIC
+        if metric:
+            ids[name] = metric
+        else:
+            left.append(name)
+    return one_column_each(ids, options.metrics, left)
+
+
+def _tell_ids(
+    ids: Mapping[str, str], left: Sequence[str], options: TableOptions, noun: str, note: Note, *, text: str = ""
+) -> None:
+    """Note what has no id and what was renamed.
+
+    Raises
+    ------
+    RefusedFileError
+        ``no-metric``: nothing has an id.
+    """
+    hint = " Pass family= (--family) to make ids of names, or metrics={'NAME': 'ID'} (--metrics NAME=ID)."
     if not ids:
         raise RefusedFileError(
             "no-metric",
-            f"no {noun} is a metric id <family>/<subject>/<measure>: {shown(nameless or left, 12)}. {hint} "
-            f"Columns: {shown(table.columns, 12)}.",
+            f"no {_NOUNS[noun]} is a metric id <family>/<subject>/<measure>, among {shown(left, 12) or 'none'}.{text}"
+            f"{'' if options.family else hint}",
         )
-    if left or nameless:
-        note(f"unused-{noun}", f"left out: {shown([*left, *nameless], 12)}. {hint if nameless else ''}".strip())
+    if left:
+        note(f"unused-{noun}", f"left out: {shown(left, 12)}.{'' if options.family else hint}")
     renamed = [
         f"{name!r} is {metric}"
         for name, metric in ids.items()
-        if "_over_" in metric and "/" in name and not is_metric_id(name) and name not in options.metrics
+        if "/" in name and metric != name and name not in options.metrics
     ]
     if renamed:
         note("renamed", f"a '/' cannot stand in a measure: {listed(renamed)}.")
-    return ids
 
 
 def _stderr(cells: Sequence[Any], table: Table, note: Note) -> npt.NDArray[np.float64]:

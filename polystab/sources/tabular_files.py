@@ -175,23 +175,24 @@ def _parse(hashed: _HashedReader, name: str) -> Table:
 
 
 def _parse_text(text: TextIO, name: str) -> Table:
-    lines = _lines(text)
-    blank, first = next(((i, line) for i, line in enumerate(lines) if line.strip()), (0, ""))
+    blank, first = 0, text.readline(MAX_LINE)
+    while first and not first.strip():
+        blank, first = blank + 1, text.readline(MAX_LINE)
     if not first:
         raise RefusedFileError("empty", "there is nothing in it.")
     if "\0" in first:
         raise RefusedFileError("binary", "not text; tables are CSV, TSV or JSON lines, plain or .gz.")
-    rest = itertools.chain([first], lines)
+    lines = _lines(first, text)
     if name.endswith((".jsonl", ".ndjson")) or _is_row(first):
-        return _json_lines(rest, blank)
+        return _json_lines(lines, blank)
     if name.endswith(".json") or first.lstrip()[0] in "{[":
         return _json_document(first, text)
-    return _delimited(rest, _delimiter(first, name), blank)
+    return _delimited(lines, _delimiter(first, name), blank)
 
 
 def _is_row(line: str) -> bool:
     """Whether a line by itself is a row of JSON lines."""
-    if not line.lstrip().startswith("{"):
+    if not line.lstrip().startswith("{") or len(line) == MAX_LINE:
         return False
     try:
         row = json.loads(line)
@@ -200,11 +201,13 @@ def _is_row(line: str) -> bool:
     return "log_history" not in row
 
 
-def _lines(text: TextIO) -> Iterator[str]:
-    while line := text.readline(MAX_LINE):
+def _lines(first: str, text: TextIO) -> Iterator[str]:
+    line = first
+    while line:
         if len(line) == MAX_LINE and not line.endswith("\n"):
             raise RefusedFileError("line-too-long", f"a line is longer than {MAX_LINE:,} characters; not a table.")
         yield line
+        line = text.readline(MAX_LINE)
 
 
 def _delimiter(header: str, name: str) -> str:

@@ -9,7 +9,17 @@ from pathlib import Path
 import xarray as xr
 
 from polystab.errors import shown
-from polystab.sources.columns import ALIASES, LABELS, Note, Numbers, checked_mapping, listed, note_numbers, numbers, said_of_text
+from polystab.sources.columns import (
+    ALIASES,
+    LABELS,
+    Note,
+    Numbers,
+    checked_mapping,
+    listed,
+    note_numbers,
+    numbers,
+    said_of_text,
+)
 from polystab.sources.duplicates import OnDuplicate, checked_rule
 from polystab.sources.finding import InputFile, PathLike, any_file, find_files
 from polystab.sources.gathering import Gathering, Values, checked_attrs

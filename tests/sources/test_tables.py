@@ -215,7 +215,7 @@ def test_names_that_meet_when_written_over_are_refused(tmp_path):
 
 
 def test_wide_table_without_ids_tells_what_to_pass(tmp_path):
-    with pytest.raises(ReadError, match=r"--family.*Columns: 'seed', 'step', 'L1'"):
+    with pytest.raises(ReadError, match=r"among 'L1'.*--family"):
         read_table(write(tmp_path, "a.csv", "seed,step,L1\n0,0,2\n"), model="m")
 
 

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from polystab.sources import tabular_files
@@ -58,7 +59,9 @@ def test_gzip_is_known_by_content(tmp_path, name):
     assert table.columns == {"step": ["0"], "loss": ["1"]}
 
 
-@pytest.mark.parametrize("content", [b"step,loss\n0,1\n", gzip.compress(b"step,loss\n0,1\n")])
+@pytest.mark.parametrize(
+    "content", [b"step,loss\n0,1\n", gzip.compress(b"step,loss\n0,1\n", mtime=0)], ids=["plain", "gzip"]
+)
 def test_hash_is_of_the_whole_file(tmp_path, content):
     _, digest = read_tabular(write(tmp_path, "a.csv", content))
     assert digest == hashlib.sha256(content).hexdigest()
@@ -71,29 +74,35 @@ def test_refusal_carries_the_hash_of_the_whole_file(tmp_path):
     assert caught.value.sha256 == hashlib.sha256(content).hexdigest()
 
 
+UNUSABLE = [
+    ("a.csv", b"", "empty"),
+    ("a.csv", b"\n \n", "empty"),
+    ("a.csv.gz", gzip.compress(b""), "empty"),
+    ("a.csv", b"step,loss\n", "no-rows"),
+    ("a.csv", b"step,loss\n1\n2\n", "no-rows"),
+    ("a.jsonl", b"not json\nneither\n", "no-rows"),
+    ("a.csv", b"step,loss,loss\n0,1,2\n", "duplicate-columns"),
+    ("a.csv", "step,löss\n0,1\n".encode("latin-1"), "not-utf8"),
+    ("a.csv", "step,loss\n0,1\n".encode("utf-16"), "not-utf8"),
+    ("a.csv", b"PK\x03\x04\x00\x00\x00", "binary"),
+    ("a.csv", b"step,loss\n" + b'0,"1\n' + b"1,2\n" * 50, "malformed-csv"),
+    ("a.csv", b'"step,loss\n0,1\n', "malformed-csv"),
+    (
+        "a.csv.gz",
+        gzip.compress(b"step,loss\n" + np.random.default_rng(0).bytes(9000).hex().encode())[:-3000],
+        "truncated-gzip",
+    ),
+    ("a.csv.gz", b"\x1f\x8b\x08 not gzip at all", "damaged-gzip"),
+    ("a.json", b'{"log_history": [{"step": 1, "lo', "invalid-json"),
+    ("a.json", b'{"log_history": []}', "no-rows"),
+    ("a.json", b'{\n"epochs": 3}', "unknown-format"),
+    ("a.json", b"3\n", "unknown-format"),
+    ("a.json", b"[" * 100_000, "too-deep"),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("a.csv", b"", "empty"),
-        ("a.csv", b"\n \n", "empty"),
-        ("a.csv.gz", gzip.compress(b""), "empty"),
-        ("a.csv", b"step,loss\n", "no-rows"),
-        ("a.csv", b"step,loss\n1\n2\n", "no-rows"),
-        ("a.jsonl", b"not json\nneither\n", "no-rows"),
-        ("a.csv", b"step,loss,loss\n0,1,2\n", "duplicate-columns"),
-        ("a.csv", "step,löss\n0,1\n".encode("latin-1"), "not-utf8"),
-        ("a.csv", "step,loss\n0,1\n".encode("utf-16"), "not-utf8"),
-        ("a.csv", b"PK\x03\x04\x00\x00\x00", "binary"),
-        ("a.csv", b"step,loss\n" + b'0,"1\n' + b"1,2\n" * 50, "malformed-csv"),
-        ("a.csv", b'"step,loss\n0,1\n', "malformed-csv"),
-        ("a.csv.gz", gzip.compress(b"step,loss\n" + os.urandom(9000).hex().encode())[:-3000], "truncated-gzip"),
-        ("a.csv.gz", b"\x1f\x8b\x08 not gzip at all", "damaged-gzip"),
-        ("a.json", b'{"log_history": [{"step": 1, "lo', "invalid-json"),
-        ("a.json", b'{"log_history": []}', "no-rows"),
-        ("a.json", b'{\n"epochs": 3}', "unknown-format"),
-        ("a.json", b"3\n", "unknown-format"),
-        ("a.json", b"[" * 100_000, "too-deep"),
-    ],
+    ("name", "content", "expected"), UNUSABLE, ids=[f"{reason}-{i}" for i, (_, _, reason) in enumerate(UNUSABLE)]
 )
 def test_unusable_file_is_refused_under_its_code(tmp_path, name, content, expected):
     assert reason(write(tmp_path, name, content)) == expected
@@ -123,6 +132,12 @@ def test_error_while_reading_is_a_refusal(tmp_path, monkeypatch):
 def test_endless_line_is_refused_before_it_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(tabular_files, "MAX_LINE", 1000)
     assert reason(write(tmp_path, "a.csv", "step,loss\n0," + "1" * 5000)) == "line-too-long"
+
+
+def test_json_document_may_be_one_long_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(tabular_files, "MAX_LINE", 1000)
+    table, _ = read_tabular(write(tmp_path, "a.json", json.dumps([{"step": i} for i in range(500)])))
+    assert len(table) == 500
 
 
 def test_endless_field_is_refused(tmp_path):
@@ -219,6 +234,7 @@ def test_line_numbers_count_from_the_top_of_the_file(tmp_path):
         (b"\x1f\x8b\x08 not gzip", []),
         (b'"open', ["open"]),
     ],
+    ids=range(8),
 )
 def test_peek_reads_column_names_from_the_first_bytes(tmp_path, content, columns):
     assert peek_columns(write(tmp_path, "a.csv", content)) == columns

@@ -125,6 +125,16 @@ def test_rows_none_of_which_has_labels_refuse_the_file(tmp_path):
         read_training_log(write(tmp_path, "a.csv", "step,loss\nx,1\n"), model="m")
 
 
+def test_decimal_commas_are_shown_in_the_refusal(tmp_path):
+    with pytest.raises(ReadError, match=r"Text instead of plain numbers: 'loss' \('3,14'\)"):
+        read_training_log(write(tmp_path, "a.csv", "step;loss\n0;3,14\n"), model="m")
+
+
+def test_missing_header_is_suspected(tmp_path):
+    with pytest.raises(ReadError, match="line with their names missing"):
+        read_training_log(write(tmp_path, "a.csv", "0,9.5\n1,9.4\n"), model="m")
+
+
 def test_file_without_a_number_is_refused(tmp_path):
     with pytest.raises(ReadError, match="no-values"):
         read_training_log(write(tmp_path, "a.csv", "step,loss\n0,\n1,nan\n"), model="m")

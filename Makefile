@@ -1,0 +1,44 @@
+# Everything runs in .venv, which is made on first use. PYTHON names another interpreter (3.11 or newer).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help report test quick lint bench cubes clean
+
+help:  ## list what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/test: $(VENV)/core
+	$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@
+
+report: $(VENV)/core  ## write report.html for the bundled demo cube
+	@$(BIN)/polystab report demo -o report.html
+
+test: $(VENV)/test  ## run all tests
+	$(BIN)/python -m pytest -n auto
+
+quick: $(VENV)/test  ## run the tests that take less than a minute together
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+lint: $(VENV)/test  ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/test  ## print our speed and memory as ratios to a named peer
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+cubes: $(VENV)/core  ## make the bundled cubes again
+	$(BIN)/python scripts/make_demo_cube.py
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) report.html build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

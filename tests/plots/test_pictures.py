@@ -1,0 +1,251 @@
+"""Pictures: what is on them, in which language, and in which words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+import polystab as ps
+import polystab.testing
+from polystab import plots
+from polystab.analysis import cube_coverage, outlier_scores, seed_band
+from polystab.errors import AnalysisError, SelectionError
+from polystab.plots.steps import is_logarithmic, linear_ticks, log_ticks
+from polystab.plots.style import FIXED, model_inks
+
+PYTHIA = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 144000, 1000)])
+
+
+@pytest.fixture(scope="module")
+def cube() -> xr.Dataset:
+    return polystab.testing.synthetic_cube(n_models=3, n_seeds=5, rng=0)
+
+
+@pytest.fixture(scope="module")
+def metric(cube: xr.Dataset) -> str:
+    return str(cube["metric"].values[0])
+
+
+def texts(figure: Figure) -> str:
+    return " | ".join(
+        text.get_text() for ax in figure.axes for text in ax.findobj(match=lambda a: hasattr(a, "get_text"))
+    )
+
+
+def test_curves_draw_one_median_and_one_band_a_model(cube: xr.Dataset, metric: str) -> None:
+    ax = plots.curves(seed_band(cube), metric=metric).axes[0]
+    assert [line.get_label() for line in ax.lines if not line.get_label().startswith("_")] == cube[
+        "model"
+    ].values.tolist()
+    assert len(ax.collections) == 3
+    assert ax.get_legend().get_title().get_text() == "median and middle half of 5 runs"
+
+
+def test_the_median_line_is_the_median(cube: xr.Dataset, metric: str) -> None:
+    ax = plots.curves(cube, metric=metric).axes[0]
+    line = next(line for line in ax.lines if line.get_label() == cube["model"].values[1])
+    expected = np.median(cube["value"].sel(metric=metric).isel(model=1).values, axis=0)
+    np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_few_runs_are_drawn_one_by_one(cube: xr.Dataset, metric: str) -> None:
+    one = cube.isel(model=[0])
+    thin = [line for line in plots.curves(one, metric=metric).axes[0].lines if line.get_linewidth() < 1]
+    assert len(thin) == 5
+
+
+def test_a_single_run_has_a_line_and_no_band(cube: xr.Dataset, metric: str) -> None:
+    ax = plots.curves(cube.isel(seed=[0]), metric=metric).axes[0]
+    assert not ax.collections
+    assert ax.get_legend().get_title().get_text() == "single runs"
+
+
+def test_a_given_axes_is_drawn_on(cube: xr.Dataset, metric: str) -> None:
+    figure = Figure()
+    ax = figure.add_subplot()
+    assert plots.curves(cube, metric=metric, ax=ax) is figure
+    assert plots.coverage(cube, ax=figure.add_subplot()) is figure
+
+
+def test_unknown_names_are_refused_with_close_ones(cube: xr.Dataset, metric: str) -> None:
+    with pytest.raises(SelectionError, match=re.escape(metric)):
+        plots.curves(cube, metric=metric[:-1])
+    with pytest.raises(SelectionError, match="toy"):
+        plots.curves(cube, metric=metric, models=["toy"])
+
+
+def test_a_band_without_quartiles_is_refused(cube: xr.Dataset, metric: str) -> None:
+    with pytest.raises(AnalysisError, match="quantiles"):
+        plots.curves(seed_band(cube, q=(0.1, 0.9)), metric=metric)
+
+
+def test_names_are_text_and_not_mathematics() -> None:
+    frame = pd.DataFrame(
+        {"model": "$m$", "seed": 0, "step": [0, 1], "metric": "eval/$\\frac{1}$/acc", "value": [0.0, 1.0]}
+    )
+    figure = plots.curves(ps.cube_from_records(frame), metric="eval/$\\frac{1}$/acc")
+    figure.draw_without_rendering()
+    assert "$\\frac{1}$" in texts(figure)
+
+
+def test_the_first_fall_is_left_outside_and_said(cube: xr.Dataset) -> None:
+    steps = np.arange(0, 3000, 125)
+    value = 3.3 + 7 * np.exp(-steps / 100)
+    frame = pd.DataFrame({"model": "a", "seed": 0, "step": steps, "metric": "loss/val/ce", "value": value})
+    figure = plots.curves(ps.cube_from_records(frame), metric="loss/val/ce")
+    assert figure.axes[0].get_ylim()[1] < 4
+    assert "first values (about 10.3) lie outside" in texts(figure)
+
+
+def test_wide_positive_ranges_get_a_logarithmic_axis() -> None:
+    frame = pd.DataFrame(
+        {"model": "a", "seed": 0, "step": range(9), "metric": "eval/a/ppl", "value": np.geomspace(10, 1e6, 9)}
+    )
+    assert plots.curves(ps.cube_from_records(frame), metric="eval/a/ppl").axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("steps", "logarithmic"),
+    [
+        (PYTHIA, True),
+        (np.array([0, 1000, 2000, 4000, 143000]), True),
+        (np.arange(0, 5100, 125), False),
+        (np.arange(10, 10001, 10), False),  # even, although it spans three decades
+        (np.array([5]), False),
+        (np.array([0, 7]), False),
+    ],
+)
+def test_which_step_axes_are_logarithmic(steps: np.ndarray, logarithmic: bool) -> None:
+    assert is_logarithmic(steps) is logarithmic
+
+
+def test_the_logarithmic_axis_shows_zero_and_the_last_step(cube: xr.Dataset, metric: str) -> None:
+    assert log_ticks(PYTHIA) == [0, 1, 10, 100, 1000, 10000, 143000]
+    ax = plots.curves(cube, metric=metric).axes[0]
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert (labels[0], labels[-1]) == ("0", "143k")
+    low, high = ax.get_xlim()
+    assert low < 0 < 143_000 < high
+
+
+@pytest.mark.parametrize("steps", [[0, 125, 5100], [3, 4], [7], [0, 1], [10**6, 10**6 + 1]])
+def test_linear_ticks_are_whole_steps_that_end_at_the_last(steps: list[int]) -> None:
+    ticks = linear_ticks(np.array(steps))
+    assert ticks[-1] == steps[-1]
+    assert all(tick == int(tick) and steps[0] <= tick <= steps[-1] for tick in ticks)
+    assert ticks == sorted(set(ticks))
+
+
+def test_coverage_draws_a_row_a_model_and_family(cube: xr.Dataset) -> None:
+    figure = plots.coverage(cube)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == cube.sizes["model"] * len(set(cube["family"].values.tolist()))
+    assert "5 runs" in texts(figure)
+
+
+def test_coverage_of_many_models_shows_those_with_most_runs_and_says_so() -> None:
+    rows = [
+        {"model": f"m{i}", "seed": s, "step": 1, "metric": "eval/a/acc", "value": 0.1}
+        for i in range(40)
+        for s in range(1 + i % 4)
+    ]
+    cover = cube_coverage(ps.cube_from_records(pd.DataFrame(rows)))
+    labels = [label.get_text() for label in plots.coverage(cover, limit=10).axes[0].get_yticklabels()]
+    assert labels == [f"m{i}" for i in range(3, 40, 4)]
+    assert "30 models not drawn" in plots.describe_coverage(cover, limit=10)
+
+
+def test_outliers_draw_the_runs_asked_for(cube: xr.Dataset) -> None:
+    scores = outlier_scores(cube)
+    model = str(cube["model"].values[0])
+    figure = plots.outliers(scores, runs=[(model, 3), (model, 1)])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [f"{model} seed 3", f"{model} seed 1"]
+
+
+def test_alternatives_say_what_the_picture_shows(cube: xr.Dataset, metric: str) -> None:
+    band = seed_band(cube)
+    said = plots.describe_curves(band, metric=metric)
+    model = str(cube["model"].values[0])
+    assert said.startswith(f"{model}: median ")
+    assert "at step 0" in said
+    assert "at step 143,000 (middle half of 5 runs there:" in said
+    assert "100" in plots.describe_coverage(cube_coverage(cube))
+    scores = outlier_scores(cube)
+    assert f"{model} seed 0: " in plots.describe_outliers(scores, runs=[(model, 0)])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 10])
+def test_colours_have_enough_contrast_on_both_pages(n: int) -> None:
+    def luminance(colour: str) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(a: str, b: str) -> float:
+        high, low = sorted((luminance(a), luminance(b)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    inks = model_inks(n)
+    assert len({ink.light for ink in inks}) == n
+    for ink in [*inks, *(fixed for fixed in FIXED if fixed.name != "grid")]:
+        assert contrast(ink.light, "#ffffff") >= 3, ink
+        assert contrast(ink.dark, "#14171b") >= 3, ink
+
+
+def test_svg_is_small_text_with_alternatives_and_page_colours(cube: xr.Dataset, metric: str) -> None:
+    inks = model_inks(3)
+    svg = plots.to_svg(
+        plots.curves(cube, metric=metric, inks=inks), title="A <b>", description="C & d", prefix="p0", inks=inks
+    )
+    root = ET.fromstring(svg)
+    assert root.get("role") == "img"
+    assert root.get("aria-labelledby") == "p0t p0d"
+    assert [child.text for child in list(root)[:2]] == ["A <b>", "C & d"]
+    assert "width" not in root.attrib
+    assert "var(--m1,#" in svg
+    assert "var(--muted,#" in svg
+    assert not re.search(r"<(image|style|metadata|script)\b", svg)
+    assert "143k" in svg  # text stays text
+    assert len(svg) < 40_000
+    ids = re.findall(r' id="([^"]+)"', svg)
+    assert len(ids) == len(set(ids))
+    assert all(name.startswith("p0") for name in ids)
+    assert {name for name in re.findall(r"(?:url\(#|href=\"#)([^\")]+)", svg)} <= set(ids)
+
+
+def test_svg_is_the_same_every_time_and_under_any_settings(cube: xr.Dataset, metric: str) -> None:
+    import matplotlib as mpl
+
+    def once() -> str:
+        return plots.to_svg(plots.curves(cube, metric=metric), title="t", description="d", prefix="x")
+
+    first = once()
+    with mpl.rc_context({"font.size": 20, "axes.grid": False, "lines.linewidth": 9}):
+        assert once() == first
+
+
+def test_names_with_markup_stay_text_in_svg() -> None:
+    name = 'eval/<script>alert(1)<&">/acc'
+    frame = pd.DataFrame({"model": "<m>&\x07", "seed": 0, "step": [0, 1], "metric": name, "value": [0.0, 1.0]})
+    svg = plots.to_svg(plots.curves(ps.cube_from_records(frame), metric=name), title=name, description=name, prefix="x")
+    ET.fromstring(svg)
+    assert "<script" not in svg
+
+
+def test_drawing_leaves_no_global_figure_behind(cube: xr.Dataset, metric: str) -> None:
+    code = (
+        "import sys, polystab.testing; from polystab import plots\n"
+        "c = polystab.testing.synthetic_cube(rng=0)\n"
+        "plots.curves(c, metric=str(c.metric.values[0])); plots.coverage(c); plots.outliers(c)\n"
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
