@@ -139,7 +139,7 @@ def read_lm_eval(
     from polystab.sources.registry import get_source
 
     _require_writable(output, overwrite)
-    steps = {name: _integer(step, "--revision") for name, step in _pairs(revisions, "--revision").items()}
+    steps = dict(_step_of_revision(text) for text in revisions)
     cube = get_source("lm-eval").read(
         tree,
         on_duplicate=on_duplicate,
@@ -213,9 +213,11 @@ def _read_columns(
     title: str,
 ) -> None:
     """What the readers of tables have in common: mapped columns, and a cube a model."""
+    from polystab.sources.columns import parse_assignments
+
     options = {
-        "columns": _pairs(columns.split(","), "--columns") or None,
-        "metrics": _pairs(metrics.split(","), "--metrics") or None,
+        "columns": parse_assignments(columns) or None,
+        "metrics": parse_assignments(metrics, option="--metrics") or None,
         "model": model,
         "on_duplicate": on_duplicate,
         **extra,
@@ -368,23 +370,11 @@ def _require_writable(output: str, overwrite: bool) -> None:
     require_writable(output, overwrite=overwrite)
 
 
-def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
-    """``name=value`` texts as a mapping; the value may itself start with ``=``."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not text.strip():
-            continue
-        if not (equals and name.strip() and value.strip()):
-            raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}.")
-        found[name.strip()] = value.strip()
-    return found
-
-
-def _integer(text: str, option: str) -> int:
-    if not text.isdigit():
-        raise click.UsageError(f"{option} takes a whole number of steps, not {text!r}.")
-    return int(text)
+def _step_of_revision(text: str) -> tuple[str, int]:
+    name, equals, step = (part.strip() for part in text.partition("="))
+    if not (name and equals and step.isdecimal()):
+        raise click.UsageError(f"--revision takes NAME=STEP such as main=143000, not {text!r}.")
+    return name, int(step)
 
 
 def _print_json(facts: Any) -> None:

@@ -56,6 +56,16 @@ class ReadError(PolystabError):
     """An input as a whole cannot be read (a single bad file is refused in the audit instead)."""
 
 
+class RefusedFileError(ReadError):
+    """One file cannot be used; ``reason`` is the short code that goes into the audit."""
+
+    def __init__(self, reason: str, detail: str, *, sha256: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.sha256 = sha256
+
+
 class OutputError(PolystabError):
     """A result cannot be written; whatever stood at the path before is untouched."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,7 +51,9 @@ class AuditLog:
 
     def replace(self, path: str, rule: str, lost: dict[str, float], *, by: str, sha256: str = "") -> None:
         """Record that ``lost`` (cell -> value) of ``path`` gave way to ``by`` under ``rule``."""
-        detail = json.dumps(lost, sort_keys=True)
+        # JSON has no infinity: a diverged value is kept as text.
+        plain = {cell: value if math.isfinite(value) else str(value) for cell, value in lost.items()}
+        detail = json.dumps(plain, sort_keys=True)
         self.entries.append(AuditEntry(path, "replaced", f"duplicate-{rule}", detail, sha256, by))
 
     def dataset(self) -> xr.Dataset:

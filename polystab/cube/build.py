@@ -123,6 +123,7 @@ def assemble(
 def finished(cube: xr.Dataset, attrs: Mapping[str, str] | None = None) -> xr.Dataset:
     """Give a bare cube the coordinates along ``metric``, its documentation and attributes."""
     ids = [parse_metric_id(label) for label in cube["metric"].values.tolist()]
+    made: dict[str, tuple[str, Labels]] = {}
     for spec in METRIC_COORDINATES:
         if spec.name in cube.coords:
             continue
@@ -132,7 +133,8 @@ def finished(cube: xr.Dataset, attrs: Mapping[str, str] | None = None) -> xr.Dat
             array = np.array([getattr(part, spec.name) for part in ids], dtype=np.str_)
         else:
             array = np.full(len(ids), spec.fill, dtype=DTYPES[spec.kind])
-        cube = cube.assign_coords({spec.name: ("metric", array)})
+        made[spec.name] = ("metric", array)
+    cube = cube.assign_coords(made)
     given = dict(attrs or {})
     unknown = sorted(set(given) - {spec.name for spec in ATTRIBUTES})
     if unknown:

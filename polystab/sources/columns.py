@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from polystab.errors import ReadError, did_you_mean, shown
-from polystab.sources.tabular_files import ABSENT, RefusedFileError, Table
+from polystab.errors import ReadError, RefusedFileError, did_you_mean, shown
+from polystab.sources.tabular_files import ABSENT, Table
 
 # Names that are taken to say what they seem to, in order of precedence. `_step` comes last:
 # it is W&B's own counter of log calls, which need not be optimizer steps.

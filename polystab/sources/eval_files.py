@@ -14,8 +14,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from polystab.errors import ReadError, shown
-from polystab.sources.eval_json import RefusedError, decoded, parse, parse_mapping, parse_shared, sections
+from polystab.errors import ReadError, RefusedFileError, shown
+from polystab.sources.eval_json import decoded, parse, parse_mapping, parse_shared, sections
 from polystab.sources.run_labels import RunLabel, parse_run, shots_of, step_of, without_shots
 
 # Which argument of `model_args` names the model, in the harness's own order of precedence.
@@ -84,7 +84,7 @@ class EvalReader:
 
         Raises
         ------
-        RefusedError
+        RefusedFileError
             Not a usable results file; the reasons are listed at ``read_lm_eval``.
         """
         return self._parse_like_earlier(content, name) or self._parse_sections(content, name)
@@ -99,7 +99,7 @@ class EvalReader:
         end = content.find(_CLOSING, len(_OPENING)) + len(_CLOSING)
         try:
             results = parse(content[len(_OPENING) - 1 : end].decode())
-        except (RefusedError, UnicodeDecodeError):
+        except (RefusedFileError, UnicodeDecodeError):
             return None  # the thorough way says what is wrong
         middle, facts = self._middles.get(tuple(results), (b"", None))
         if facts is None or not content.startswith(middle, end):
@@ -119,14 +119,14 @@ class EvalReader:
     def _parse_sections(self, content: bytes, name: str) -> EvalFile:
         top = sections(decoded(content))
         if "results" not in top:
-            raise RefusedError("not-results", "no 'results' at the top level: not a results file of the harness.")
+            raise RefusedFileError("not-results", "no 'results' at the top level: not a results file of the harness.")
         results = parse(top["results"])
         if not isinstance(results, dict):
-            raise RefusedError("not-results", f"'results' is a {type(results).__name__}, not a mapping of tasks.")
+            raise RefusedFileError("not-results", f"'results' is a {type(results).__name__}, not a mapping of tasks.")
         if not results:
-            raise RefusedError("no-results", "'results' is empty.")
+            raise RefusedFileError("no-results", "'results' is empty.")
         if "config" not in top:
-            raise RefusedError("no-config", "no 'config', so nothing says which model and step this is.")
+            raise RefusedFileError("no-config", "no 'config', so nothing says which model and step this is.")
         identity = _identity(top["config"], self._options)
         facts = self._facts(top)
         self._remember(content, results, facts, top)
@@ -191,12 +191,14 @@ def _identity(config_text: str, options: Options) -> Identity:
     """Run, step and shots from the ``config`` of a file; a checkpoint's files share it."""
     config = parse_shared(config_text)
     if not isinstance(config, dict):
-        raise RefusedError("no-config", f"'config' is a {type(config).__name__}, so nothing says which model this is.")
+        raise RefusedFileError(
+            "no-config", f"'config' is a {type(config).__name__}, so nothing says which model this is."
+        )
     args = _model_args(config)
     neox = "iteration" in args and not any(args.get(key) for key in ("pretrained", "peft", "delta"))
     run, step = _neox_identity(args, config, options) if neox else _harness_identity(args, config, options)
     if config.get("limit") not in (None, 0, "None") and not options.allow_limit:
-        raise RefusedError(
+        raise RefusedFileError(
             "limited", f"measured on part of the items (--limit {config['limit']}); --allow-limit reads it."
         )
     return Identity(run, step, _count(config.get("num_fewshot")) or 0)
@@ -205,22 +207,22 @@ def _identity(config_text: str, options: Options) -> Identity:
 def _harness_identity(args: Mapping[str, Any], config: Mapping[str, Any], options: Options) -> tuple[RunLabel, int]:
     name = next((str(args[key]) for key in _MODEL_KEYS if args.get(key)), None)
     if name is None:
-        raise RefusedError("no-model", "config.model_args names no model (pretrained=...).")
+        raise RefusedFileError("no-model", "config.model_args names no model (pretrained=...).")
     said = [str(revision) for revision in (args.get("revision"), config.get("model_revision")) if revision]
     named = sorted(set(said) - {"main"})
     if len(named) > 1:
-        raise RefusedError("label-mismatch", f"the content names two revisions: {shown(named)}.")
+        raise RefusedFileError("label-mismatch", f"the content names two revisions: {shown(named)}.")
     revision = named[0] if named else "main"
     run = _parsed_run(name if options.pattern is None else f"{name}@{revision}", options)
     stated = {step for step in (run.step, step_of(revision)) if step is not None}
     if len(stated) > 1:
-        raise RefusedError("label-mismatch", f"the content names two steps: {shown(sorted(stated))}.")
+        raise RefusedFileError("label-mismatch", f"the content names two steps: {shown(sorted(stated))}.")
     if stated:
         return run, stated.pop()
     steps = dict(options.revision_steps)
     if revision in steps:
         return run, steps[revision]
-    raise RefusedError(
+    raise RefusedFileError(
         "no-step",
         f"neither model {name!r} nor revision {revision!r} states a step; say it with --revision {revision}=STEP.",
     )
@@ -230,17 +232,17 @@ def _neox_identity(args: Mapping[str, Any], config: Mapping[str, Any], options: 
     """GPT-NeoX's own evaluation: the full training arguments, with the step in ``iteration``."""
     name = next((str(args[key]) for key in ("eval_results_prefix", "load", "save") if args.get(key)), "").rstrip("/")
     if not name.strip("./"):
-        raise RefusedError("no-model", "the NeoX arguments name no model (eval_results_prefix, load or save).")
+        raise RefusedFileError("no-model", "the NeoX arguments name no model (eval_results_prefix, load or save).")
     step = _count(args["iteration"])
     if step is None:
-        raise RefusedError("no-step", f"iteration is {args['iteration']!r}, not a step.")
+        raise RefusedFileError("no-step", f"iteration is {args['iteration']!r}, not a step.")
     run = _parsed_run(without_shots(name), options)
     if run.step is not None and run.step != step:
-        raise RefusedError("label-mismatch", f"iteration is {step}, but {name!r} states step {run.step}.")
+        raise RefusedFileError("label-mismatch", f"iteration is {step}, but {name!r} states step {run.step}.")
     shots = _count(config.get("num_fewshot"))
     claimed = shots_of(name)
     if claimed and shots is not None and shots not in claimed:
-        raise RefusedError("label-mismatch", f"num_fewshot is {shots}, but {name!r} says {shown(sorted(claimed))}.")
+        raise RefusedFileError("label-mismatch", f"num_fewshot is {shots}, but {name!r} says {shown(sorted(claimed))}.")
     return run, step
 
 
@@ -248,7 +250,7 @@ def _parsed_run(name: str, options: Options) -> RunLabel:
     try:
         return parse_run(name, options.pattern)
     except (ReadError, ValueError) as error:
-        raise RefusedError("no-model", f"{error}.") from error
+        raise RefusedFileError("no-model", f"{error}.") from error
 
 
 def _model_args(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +291,9 @@ def _task_facts(
     for task, count in parse_mapping(samples).items():
         used, original = (count.get("effective"), count.get("original")) if isinstance(count, dict) else (count, count)
         if used != original and not allow_limit:
-            raise RefusedError("limited", f"{task} used {used} of {original} items (--limit); --allow-limit reads it.")
+            raise RefusedFileError(
+                "limited", f"{task} used {used} of {original} items (--limit); --allow-limit reads it."
+            )
         if (known := _count(used)) is not None:
             n_items[task] = known
     better = {

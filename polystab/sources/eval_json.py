@@ -15,17 +15,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from polystab.errors import PolystabError, shown
-
-
-class RefusedError(PolystabError):
-    """A file cannot be used; ``reason`` is the short code that goes into the audit."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
+from polystab.errors import RefusedFileError, shown
 
 # The sections that anything is read from.
 WANTED = frozenset(
@@ -41,17 +31,17 @@ def decoded(content: bytes) -> str:
 
     Raises
     ------
-    RefusedError
+    RefusedFileError
         ``empty`` or ``not-utf8``.
     """
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise RefusedError("not-utf8", f"not UTF-8 text: {error.reason} at byte {error.start}.") from error
+        raise RefusedFileError("not-utf8", f"not UTF-8 text: {error.reason} at byte {error.start}.") from error
     if not text.startswith("{") or not text.endswith("}"):
         text = text.strip("\ufeff \t\r\n")
     if not text:
-        raise RefusedError("empty", "the file is empty.")
+        raise RefusedFileError("empty", "the file is empty.")
     return text
 
 
@@ -60,7 +50,7 @@ def sections(text: str) -> dict[str, str]:
 
     Raises
     ------
-    RefusedError
+    RefusedFileError
         ``invalid-json``, ``too-deep``, ``duplicate-keys`` or ``not-results`` (not an object).
     """
     return _cut(text) or _parsed_whole(text)
@@ -92,7 +82,7 @@ def _cut(text: str) -> dict[str, str] | None:
 def _parsed_whole(text: str) -> dict[str, str]:
     value = parse(text)
     if not isinstance(value, dict):
-        raise RefusedError("not-results", f"the top level is a {type(value).__name__}, not an object.")
+        raise RefusedFileError("not-results", f"the top level is a {type(value).__name__}, not an object.")
     return {key: json.dumps(item) for key, item in value.items() if key in WANTED}
 
 
@@ -101,11 +91,11 @@ def parse(text: str) -> Any:
     try:
         value, end = _DECODER.raw_decode(text)
     except RecursionError as error:
-        raise RefusedError("too-deep", "nested too deeply.") from error
+        raise RefusedFileError("too-deep", "nested too deeply.") from error
     except ValueError as error:
-        raise RefusedError("invalid-json", f"not JSON: {error}.") from error
+        raise RefusedFileError("invalid-json", f"not JSON: {error}.") from error
     if end != len(text) and text[end:].strip():
-        raise RefusedError(
+        raise RefusedFileError(
             "invalid-json", f"not JSON: more text after the end of the value ({text[end : end + 20]!r})."
         )
     return value
@@ -130,7 +120,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = sorted({key for key in keys if keys.count(key) > 1})
-        raise RefusedError("duplicate-keys", f"{shown(repeated)} stand twice in one object.")
+        raise RefusedFileError("duplicate-keys", f"{shown(repeated)} stand twice in one object.")
     return found
 
 

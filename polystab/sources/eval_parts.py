@@ -20,9 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from polystab.cube.audit import AuditLog
-from polystab.errors import shown
+from polystab.errors import RefusedFileError, shown
 from polystab.sources.eval_files import EvalReader, Options
-from polystab.sources.eval_json import RefusedError
 from polystab.sources.eval_table import Table
 from polystab.sources.walk import paused_collection, read_bytes, walk_files
 
@@ -80,7 +79,7 @@ def _parse(files: Iterable[tuple[str, str]], options: Options, table: Table, log
             content = _content(path)
             digest = hashlib.sha256(content).hexdigest()
             parsed = reader.parse(content, name)
-        except RefusedError as refusal:
+        except RefusedFileError as refusal:
             log.refuse(name, refusal.reason, refusal.detail, sha256=digest)
             continue
         unusable = table.add(name, digest, parsed)
@@ -94,9 +93,11 @@ def _content(path: str) -> bytes:
     try:
         content = read_bytes(path, MAX_BYTES)
     except OSError as error:
-        raise RefusedError("unreadable", f"{error.strerror or error}.") from error
+        raise RefusedFileError("unreadable", f"{error.strerror or error}.") from error
     if content is None:
-        raise RefusedError("too-large", f"over {MAX_BYTES >> 20} MiB; results hold scores, samples belong elsewhere.")
+        raise RefusedFileError(
+            "too-large", f"over {MAX_BYTES >> 20} MiB; results hold scores, samples belong elsewhere."
+        )
     return content
 
 

@@ -23,6 +23,7 @@ from polystab.errors import (
     ConflictError,
     CubeTooLargeError,
     ReadError,
+    RefusedFileError,
     UnknownNameError,
     did_you_mean,
     shown,
@@ -32,7 +33,7 @@ from polystab.sources.columns import Note
 from polystab.sources.duplicates import Codes, Floats, OnDuplicate, Settled, settle
 from polystab.sources.finding import InputFile
 from polystab.sources.run_numbers import number_runs
-from polystab.sources.tabular_files import RefusedFileError, Table, read_tabular
+from polystab.sources.tabular_files import Table, read_tabular
 
 Integers = npt.NDArray[np.int64]
 

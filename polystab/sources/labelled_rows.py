@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from polystab.errors import ReadError, shown
+from polystab.errors import ReadError, RefusedFileError, shown
 from polystab.sources.columns import (
     ALIASES,
     Note,
@@ -27,7 +27,7 @@ from polystab.sources.columns import (
 from polystab.sources.finding import InputFile
 from polystab.sources.gathering import Gathering, Values
 from polystab.sources.run_numbers import seed_in
-from polystab.sources.tabular_files import TRAINER_STATE, RefusedFileError, Table
+from polystab.sources.tabular_files import TRAINER_STATE, Table
 
 
 @dataclass(frozen=True)

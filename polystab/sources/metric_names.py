@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 
 from polystab.cube.labels import MetricId, parse_metric_id
-from polystab.errors import ReadError, RecordsError
-from polystab.sources.tabular_files import RefusedFileError
+from polystab.errors import ReadError, RecordsError, RefusedFileError
 
 NOT_A_METRIC = ""
 

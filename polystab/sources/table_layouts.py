@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from polystab.cube.specs import BETTER, SPECS
-from polystab.errors import shown
+from polystab.errors import RefusedFileError, shown
 from polystab.sources.columns import (
     ALIASES,
     LABELS,
@@ -30,7 +30,7 @@ from polystab.sources.finding import InputFile
 from polystab.sources.gathering import Gathering, Values
 from polystab.sources.labelled_rows import LabelledRows, LabelOptions, label_rows, measured_values, note_silent_runs
 from polystab.sources.metric_names import NOT_A_METRIC, is_metric_id, one_column_each
-from polystab.sources.tabular_files import RefusedFileError, Table
+from polystab.sources.tabular_files import Table
 
 Layout = Literal["auto", "tidy", "wide"]
 

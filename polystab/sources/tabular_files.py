@@ -22,7 +22,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from polystab.errors import ReadError, shown
+from polystab.errors import RefusedFileError, shown
 
 SUFFIXES = tuple(suffix + packed for suffix in (".csv", ".tsv", ".tab", ".jsonl", ".ndjson") for packed in ("", ".gz"))
 TRAINER_STATE = "trainer_state.json"
@@ -45,16 +45,6 @@ class _Absent(Enum):
 ABSENT: Final = _Absent.ABSENT
 
 Row = dict[str, Any]
-
-
-class RefusedFileError(ReadError):
-    """One file cannot be used; ``reason`` is the short code for the audit."""
-
-    def __init__(self, reason: str, detail: str, *, sha256: str = "") -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-        self.sha256 = sha256
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from polystab.errors import shown
+from polystab.errors import RefusedFileError, shown
 from polystab.sources.columns import (
     ALIASES,
     LABELS,
@@ -31,7 +31,7 @@ from polystab.sources.labelled_rows import (
     note_steps_back,
 )
 from polystab.sources.metric_names import checked_metrics, one_column_each, training_metric
-from polystab.sources.tabular_files import SUFFIXES, TRAINER_STATE, RefusedFileError, Table, peek_columns
+from polystab.sources.tabular_files import SUFFIXES, TRAINER_STATE, Table, peek_columns
 from polystab.sources.wandb_exports import is_wandb_export, unfolded
 
 LOG_SUFFIXES = (*SUFFIXES, TRAINER_STATE)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polystab.errors import RefusedFileError
 from polystab.sources import tabular_files
-from polystab.sources.tabular_files import ABSENT, RefusedFileError, peek_columns, read_tabular
+from polystab.sources.tabular_files import ABSENT, peek_columns, read_tabular
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
