@@ -55,6 +55,44 @@ class _Group(click.Group):
             ) from error
 
 
+def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+class _ReadGroup(_Group):
+    """The built-in sources, each with its own options, and those that other packages register."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from polystab.sources.registry import sources
+
+        built_in = super().list_commands(ctx)
+        return [*built_in, *(name for name in sources() if name not in built_in)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        command = super().get_command(ctx, name)
+        if command is not None:
+            return command
+        from polystab.sources.registry import sources
+
+        source = sources().get(name)
+        if source is None:
+            return None
+
+        def read_source(path: str, output: str, overwrite: bool, as_json: bool) -> None:
+            _require_writable(output, overwrite)
+            _write_cubes({output: source.read(path)}, overwrite, as_json)
+
+        argument = click.argument("path", type=click.Path())
+        return click.command(name, short_help=source.summary, help=f"Read {source.summary}.")(
+            _options(argument, _OUTPUT, _JSON)(read_source)
+        )
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="polystab")
 def main() -> None:
@@ -68,18 +106,9 @@ def main() -> None:
     """
 
 
-@main.group(cls=_Group, short_help="Make a cube from result files.")
+@main.group(cls=_ReadGroup, short_help="Make a cube from result files.")
 def read() -> None:
     """Make a cube from result files; what was refused, and why, is kept in its audit."""
-
-
-def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
 
 
 _OUTPUT = _options(

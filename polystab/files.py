@@ -53,6 +53,10 @@ def require_writable(path: str | os.PathLike[str], *, overwrite: bool = True) ->
         As :func:`atomic_path`, as far as it can be told before writing.
     """
     target = Path(os.path.realpath(Path(path).expanduser()))
+    try:
+        target.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise OutputError(f"cannot write {target}: {error.strerror}.") from error
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder; name a file in it.")
     if target.exists() and not target.is_file():

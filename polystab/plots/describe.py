@@ -15,6 +15,10 @@ from polystab.plots.words import count, listed, number, percent, plural
 # A map has at most so many rows.
 MAX_ROWS = 30
 
+# Single runs are drawn as thin lines as long as the eye can follow them: of one model, and of all.
+MAX_THIN = 12
+MAX_THIN_IN_ALL = 24
+
 Array = npt.NDArray[Any]
 
 
@@ -63,7 +67,14 @@ def legend_title(band: xr.Dataset) -> str:
     if not len(most) or most.max() == 1:
         return "single runs"
     runs = f"{most.max()} runs" if most.min() == most.max() else f"{most.min()} to {most.max()} runs"
-    return f"median and middle half of {runs}" if most.max() >= 3 else f"median of {runs}"
+    said = f"median and middle half of {runs}" if most.max() >= 3 else f"median of {runs}"
+    return f"{said}; thin lines are single runs" if any(with_thin_lines(band)) else said
+
+
+def with_thin_lines(band: xr.Dataset) -> list[bool]:
+    """For each model, whether its single runs are drawn as well: where they are few enough to be followed."""
+    runs = band["n"].values.max(axis=(1, 2))
+    return [bool(2 <= n <= MAX_THIN and runs.sum() <= MAX_THIN_IN_ALL) for n in runs.tolist()]
 
 
 def chosen(band: xr.Dataset, *, metric: str, models: Sequence[str] | None) -> xr.Dataset:

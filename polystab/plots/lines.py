@@ -11,10 +11,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from polystab.analysis.trajectories import seed_band
+from polystab.analysis.trajectories import pick_models, seed_band
+from polystab.analysis.variance import seed_spread
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
-from polystab.plots.describe import chosen, legend_title, quartiles
+from polystab.plots.describe import chosen, legend_title, quartiles, with_thin_lines
 from polystab.plots.steps import is_logarithmic, set_step_axis
 from polystab.plots.style import MUTED, Ink, canvas, dashes, language, model_inks
 from polystab.plots.words import number, short_name
@@ -23,9 +24,8 @@ Array = npt.NDArray[Any]
 
 SIZE = (4.6, 3.0)
 
-# Single runs are drawn as thin lines as long as the eye can follow them.
-MAX_THIN = 12
-MAX_THIN_IN_ALL = 24
+# More lines than this cannot be told apart.
+MAX_MODELS = 10
 
 # Measured points are marked where there are few of them.
 MAX_MARKED = 8
@@ -61,7 +61,9 @@ def curves(
     metric : str
         Which metric.
     models : sequence of str, optional
-        Which models, in the cube's order; by default all.
+        Which models, in the cube's order. By default all, or of more than ten the ten whose
+        seeds differ most at the end (:func:`polystab.analysis.pick_models`; of a band, the
+        ten with most runs). The legend says how many there are.
     runs : xarray.Dataset, optional
         The cube, if ``cube`` is a band: where models have few runs, each is drawn thinly.
     inks : sequence of Ink, optional
@@ -100,17 +102,19 @@ def curves(
     'training step'
     """
     band, runs = _band(cube, runs)
-    band = chosen(band, metric=metric, models=models)
+    of = band.sizes["model"]
+    band = chosen(band, metric=metric, models=models if models is not None else _few_models(band, runs))
     names = [str(name) for name in band["model"].values.tolist()]
     colours = list(inks) if inks is not None else model_inks(len(names))
     with language():
         figure, ax = canvas(ax, size)
-        thin = _thin(runs, names, metric)
+        thin = _thin(runs, band, metric)
         for i, name in enumerate(names):
             _draw_model(ax, band.isel(model=i), thin.get(name), colours[i], i, len(names))
         _finish_axes(ax, band, metric, title=title)
         if legend:
-            ax.legend(title=legend_title(band), title_fontsize=8.5, handlelength=2.2)
+            left_out = f"{len(names)} of {of} models; " if models is None and len(names) < of else ""
+            ax.legend(title=left_out + legend_title(band), title_fontsize=8.5, handlelength=2.2)
     return figure
 
 
@@ -123,19 +127,28 @@ def _band(cube: xr.Dataset | xr.DataTree, runs: xr.Dataset | None) -> tuple[xr.D
     return seed_band(data), data
 
 
-def _thin(runs: xr.Dataset | None, names: list[str], metric: str) -> dict[str, Array]:
+def _few_models(band: xr.Dataset, runs: xr.Dataset | None) -> list[str] | None:
+    """The models to draw if nobody said: None for all of them."""
+    names = [str(name) for name in band["model"].values.tolist()]
+    if len(names) <= MAX_MODELS:
+        return None
+    if runs is not None:
+        return pick_models(seed_spread(runs), limit=MAX_MODELS)
+    most = band["n"].values.max(axis=(1, 2))
+    return [names[i] for i in sorted(range(len(names)), key=lambda i: (-most[i], i))[:MAX_MODELS]]
+
+
+def _thin(runs: xr.Dataset | None, band: xr.Dataset, metric: str) -> dict[str, Array]:
     """The single runs to draw, (run, step) by model; none where there are too many."""
     if runs is None:
         return {}
-    value = runs["value"].sel(metric=metric).transpose("model", "seed", "step")
     lines = {}
-    for name in names:
-        model = value.sel(model=name).values
-        model = np.where(np.isfinite(model), model, np.nan)
-        lines[name] = model[~np.isnan(model).all(axis=1)]
-    if sum(len(model) for model in lines.values()) > MAX_THIN_IN_ALL:
-        return {}
-    return {name: model for name, model in lines.items() if 2 <= len(model) <= MAX_THIN}
+    for name, wanted in zip(band["model"].values.tolist(), with_thin_lines(band), strict=True):
+        if wanted:
+            model = runs["value"].sel(metric=metric, model=name).transpose("seed", "step").values
+            model = np.where(np.isfinite(model), model, np.nan)
+            lines[str(name)] = model[~np.isnan(model).all(axis=1)]
+    return lines
 
 
 def _draw_model(ax: Axes, band: xr.Dataset, thin: Array | None, ink: Ink, i: int, n: int) -> None:

@@ -124,10 +124,12 @@ def _audit(summary: Summary) -> Iterator[Block]:
         )
         return
     totals = {status: sum(group["count"] for group in audit[status]) for status in ("refused", "replaced", "noted")}
-    yield paragraph(
-        f"{plural(audit['files'], 'file')} looked at: {count(audit['read'])} read, {count(totals['refused'])} refused. "
-        f"{plural(totals['replaced'], 'source')} gave way to another for the same cells, {plural(totals['noted'], 'remark')}."
+    said = (
+        f"{plural(audit['files'], 'file')} looked at: {count(audit['read'])} read, {count(totals['refused'])} refused."
     )
+    if totals["replaced"]:
+        said += f" {plural(totals['replaced'], 'source')} gave way to another for the same cells."
+    yield paragraph(said + (f" {plural(totals['noted'], 'remark')}." if totals["noted"] else ""))
     for status, what, everything in (
         ("refused", "Refused: nothing of these files was used", "All refused files"),
         ("replaced", "Replaced: other files took the place of some values", "All that was replaced"),

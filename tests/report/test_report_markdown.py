@@ -1,0 +1,56 @@
+"""The Markdown form: text stays text, tables stay tables."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import xarray as xr
+
+from polystab.report.markdown import code, escaped
+from polystab.report.page import report
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a_b*c", "a\\_b\\*c"), ("<b>&", "&lt;b&gt;&amp;"), ("x|y\nz", "x\\|y z"), ("[a](b) `c`", "\\[a\\](b) \\`c\\`")],
+)
+def test_text_is_escaped(text: str, expected: str) -> None:
+    assert escaped(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("eval/a_b/acc", "`eval/a_b/acc`"), ("a`b", "`` a`b ``"), ("``", "` `` `"), ("", ""), ("a\nb", "`a b`")],
+)
+def test_names_are_code_whatever_is_in_them(text: str, expected: str) -> None:
+    assert code(text) == expected
+
+
+def test_a_bar_in_a_table_is_no_column() -> None:
+    assert code("a|b", in_table=True) == "`a\\|b`"
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(hostile: xr.DataTree, tree: xr.DataTree) -> None:
+    for page in (report(hostile, format="md"), report(tree, format="md")):
+        width = 0
+        for line in page.splitlines():
+            cells = len(re.findall(r"(?<!\\)\|", line))
+            if not line.startswith("|"):
+                width = 0
+            elif width == 0:
+                width = cells
+            assert cells == width or not line.startswith("|"), line
+
+
+def test_sections_come_in_order(tree: xr.DataTree) -> None:
+    heads = re.findall(r"^## (.+)$", report(tree, format="md"), flags=re.MULTILINE)
+    assert heads == [
+        "In short",
+        "What is in the cube",
+        "Audit: what was read, refused and replaced",
+        "Curves over training",
+        "Final values and the spread over seeds",
+        "Runs that stand out",
+        "Methods and settings",
+    ]

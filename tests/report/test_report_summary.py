@@ -1,0 +1,142 @@
+"""What the summary says, and that every number in it is an analysis's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import polystab as ps
+from polystab.analysis import cube_coverage, outlier_scores, seed_band, seed_spread
+from polystab.report.sections import lead, sections
+from polystab.report.summary import plain, summarise
+from polystab.report.tables import ranges, size_label
+
+
+@pytest.fixture(scope="module")
+def summary(tree: xr.DataTree) -> dict:
+    return summarise(tree)
+
+
+def test_the_first_key_is_the_mark(summary: dict) -> None:
+    assert next(iter(summary)) == "polystab_report"
+
+
+def test_final_rows_are_the_numbers_of_seed_spread(summary: dict, tree: xr.DataTree) -> None:
+    spread = seed_spread(tree)
+    assert len(summary["final"]["rows"]) == spread.sizes["model"] * spread.sizes["metric"]
+    for row in summary["final"]["rows"]:
+        for name in spread.data_vars:
+            expected = float(spread[name].sel(model=row["model"], metric=row["metric"]))
+            assert row[name] is None if not np.isfinite(expected) else row[name] == expected
+
+
+def test_curves_are_the_numbers_of_seed_band(summary: dict, tree: xr.DataTree) -> None:
+    band = seed_band(tree)
+    for curve in summary["curves"]["metrics"]:
+        for line in curve["models"]:
+            median = band["value"].sel(metric=curve["metric"], model=line["model"], quantile=0.5, step=line["steps"])
+            assert line["median"] == median.values.tolist()
+
+
+def test_outlier_rows_are_the_numbers_of_outlier_scores(summary: dict, tree: xr.DataTree) -> None:
+    scores = outlier_scores(tree)
+    for run in summary["outliers"]["runs"]:
+        assert run["share_beyond"] == float(scores["share_beyond"].sel(model=run["model"], seed=run["seed"]))
+        assert run["first_step"] == int(scores["first_step"].sel(model=run["model"], seed=run["seed"]))
+
+
+def test_contents_are_the_numbers_of_cube_coverage(summary: dict, tree: xr.DataTree) -> None:
+    cover = cube_coverage(tree)
+    assert summary["contents"]["measured"] == int(cover["n_measured"])
+    assert [model["runs"] for model in summary["contents"]["models"]] == cover["n_runs"].values.tolist()
+
+
+def test_takeaways_come_worst_first_and_link_to_sections(summary: dict) -> None:
+    levels = [item["level"] for item in summary["takeaways"]]
+    assert levels == sorted(levels, key=["bad", "warn", "info"].index)
+    texts = [item["text"] for item in summary["takeaways"]]
+    assert texts[0] == "13 of 53 files were refused: label-mismatch (12) and invalid-json (1)."
+    assert any("repeats another run" in text and "seed 3 (as seed 1)" in text for text in texts)
+    assert any("1 run has infinite values" in text for text in texts)
+    assert {item["section"] for item in summary["takeaways"]} <= {section.name for section in sections(summary)}
+
+
+def test_the_audit_is_grouped_by_reason(summary: dict) -> None:
+    audit = summary["audit"]
+    assert (audit["files"], audit["read"]) == (53, 40)
+    assert [(group["reason"], group["count"]) for group in audit["refused"]] == [
+        ("label-mismatch", 12),
+        ("invalid-json", 1),
+    ]
+    assert audit["replaced"][0]["entries"][0]["by"] == "runs/new.json"
+
+
+def test_a_copied_run_is_listed_with_its_original(summary: dict) -> None:
+    (copy,) = [copy for copy in summary["copies"] if copy["whole"]]
+    assert (copy["seed"], copy["of"]) == (3, 1)
+
+
+def test_single_runs_get_no_seed_statistic_and_the_command_that_helps(single: xr.Dataset) -> None:
+    summary = summarise(single)
+    assert any(item["text"].startswith("No seed statistic can be given") for item in summary["takeaways"])
+    page = ps.report(single, format="md")
+    assert "polystab needs at least 3 runs" in page
+    assert "`polystab merge seed0.nc seed1.nc seed2.nc -o seeds.nc`" in page
+    assert "Seed SD |" not in page
+
+
+def test_a_cube_without_an_audit_says_how_to_get_one(single: xr.Dataset) -> None:
+    assert summarise(single)["audit"] is None
+    assert "`polystab read lm-eval RESULTS -o cube.nc`" in ps.report(single, format="md")
+
+
+def test_a_cube_of_one_step_has_no_curves_and_says_so(single: xr.Dataset) -> None:
+    page = ps.report(single.isel(step=[-1]), format="md")
+    assert "no metric was measured at two steps or more" in page
+
+
+def test_an_empty_cube_has_a_report() -> None:
+    frame = pd.DataFrame({"model": ["a"], "seed": 0, "step": 1, "metric": "eval/a/acc", "value": np.nan})
+    summary = summarise(ps.cube_from_records(frame))
+    assert summary["takeaways"][0]["text"] == "The cube holds no value: nothing was measured."
+
+
+def test_ragged_mixed_cubes_have_a_report() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"model": f"model-{m}", "seed": s, "step": t, "metric": f"loss/{k}/ce", "value": rng.normal()}
+        for m in range(14)
+        for s in range(m % 5 + 1)
+        for t in range(0, 100, m + 1)
+        for k in range(m % 3 + 1)
+    ]
+    summary = summarise(ps.cube_from_records(pd.DataFrame(rows)))
+    assert len(summary["curves"]["models_shown"]) == 10
+    assert len(summary["curves"]["models_left_out"]) == 4
+    assert lead(summary).startswith("40 runs of 14 models, ")
+
+
+def test_plain_leaves_nothing_that_json_does_not_have() -> None:
+    messy = {"a": np.float64("nan"), "b": (np.int64(1), float("inf")), "c": "x\udcff", 4: [True, None]}
+    assert plain(messy) == {"a": None, "b": [1, None], "c": "x?", "4": [True, None]}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ([], ""),
+        ([0], "0"),
+        ([0, 1], "0, 1"),
+        ([0, 1, 2, 5], "0–2, 5"),
+        (list(range(0, 40, 2)), "0, 2, 4, 6, 8, 10, 12, 14 and 12 more"),
+    ],
+)
+def test_seeds_are_written_as_ranges(seeds: list[int], text: str) -> None:
+    assert ranges(seeds) == text
+
+
+@pytest.mark.parametrize(("n", "text"), [(70_426_624, "70.4M"), (1.4e9, "1.4B"), (2000, "2k"), (12, "12")])
+def test_sizes(n: float, text: str) -> None:
+    assert size_label(n) == text
