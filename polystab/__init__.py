@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from polystab.cube.build import cube_from_records
     from polystab.cube.catalog import list_cubes, load_cube
     from polystab.cube.merge import merge_cubes
-    from polystab.cube.select import select
+    from polystab.cube.selection import select
     from polystab.cube.store import open_cube, open_tree, save_cube
     from polystab.cube.validate import validate_cube
     from polystab.report.page import report
@@ -35,13 +35,13 @@ _PUBLIC = {
     "list_cubes": "polystab.cube.catalog",
     "cube_from_records": "polystab.cube.build",
     "merge_cubes": "polystab.cube.merge",
-    "select": "polystab.cube.select",
+    "select": "polystab.cube.selection",
     "read_lm_eval": "polystab.sources.eval_results",
     "read_training_log": "polystab.sources.training_logs",
     "read_table": "polystab.sources.tables",
     "outlier_scores": "polystab.analysis.outliers",
-    # `report` is also a subpackage; `polystab/report/__init__.py` makes it callable's home explicit.
-    "report": "polystab.report.page",
+    # The subpackage is itself the function: see polystab/report/__init__.py.
+    "report": "polystab.report",
 }
 
 __all__ = [

@@ -25,7 +25,8 @@ from polystab.analysis.audit import counted_cells
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, UnknownNameError, did_you_mean
 
-# 0.6745 x deviation / MAD and 3.5: Iglewicz and Hoaglin (1993), as are the constants below.
+# 0.6745 x deviation / MAD, and 3.5: Iglewicz and Hoaglin (1993). 0.6745 and sqrt(pi / 2) = 1.253314 make
+# the MAD and the mean absolute deviation estimates of a normal standard deviation.
 NORMAL_MAD = 0.6745
 NORMAL_MEAN_AD = 1.253314
 THRESHOLD = 3.5
@@ -222,7 +223,7 @@ def robust_z(values: Floats, reference: Floats | None = None) -> tuple[Floats, I
     # A scale of 0 with a deviation can only be a run outside the reference.
     score = np.where((off != 0) & (scale == 0), np.copysign(np.inf, off), score)
     n = np.sum(~np.isnan(base), axis=1).astype(np.int64)
-    score = np.where((n >= MIN_RUNS)[:, None], score, np.nan)
+    score = np.where((n >= MIN_RUNS)[:, None] & ~np.isnan(values), score, np.nan)
     diverged = np.isinf(values) & (np.sum(~np.isnan(values), axis=1) >= MIN_RUNS)[:, None]
     return np.where(diverged, values, score), n
 

@@ -12,7 +12,6 @@ import xarray as xr
 from polystab.analysis.arrays import (
     Bools,
     Floats,
-    Ints,
     cells,
     described,
     divided,
@@ -105,7 +104,7 @@ def seed_band(cube: xr.Dataset | xr.DataTree, *, q: Sequence[float] = QUARTILES)
     )
 
 
-def final_steps(cube: xr.Dataset | xr.DataTree) -> Ints:
+def final_steps(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     """The step at which the runs of a model are compared at the end of training.
 
     It is the last step at which more than half of the runs are measured, out of as many
@@ -119,8 +118,10 @@ def final_steps(cube: xr.Dataset | xr.DataTree) -> Ints:
 
     Returns
     -------
-    numpy.ndarray of int, shape (model, metric)
-        Steps; -1 where a model was never measured on a metric. Copied runs count once.
+    xarray.Dataset
+        ``step(model, metric)``, -1 where a model was never measured on a metric, and
+        ``n(model, metric)``, the runs measured there, infinite values included. Copies of
+        other runs count once. A single run ends where it was last measured.
 
     Examples
     --------
@@ -129,14 +130,25 @@ def final_steps(cube: xr.Dataset | xr.DataTree) -> Ints:
     >>> cube = ps.cube_from_records(pd.DataFrame({
     ...     "model": "a", "seed": [0, 1, 2, 0, 1, 0], "step": [10, 10, 10, 20, 20, 30],
     ...     "metric": "loss/val/ce", "value": 1.0}))
-    >>> final_steps(cube).tolist()
+    >>> final_steps(cube)["step"].values.tolist()
     [[20]]
     """
     cube = as_cube(cube)
-    values, _ = counted_cells(cube)
-    shared = _shared(~np.isnan(values))
+    measured = ~np.isnan(counted_cells(cube)[0])
+    shared = _shared(measured)
     last = shared.shape[1] - 1 - np.argmax(shared[:, ::-1], axis=1)
-    return np.where(shared.any(axis=1), cube["step"].values[last], -1).astype(np.int64)
+    ever = shared.any(axis=1)
+    n = np.take_along_axis(measured.sum(axis=1), last[:, None, :], axis=1)[:, 0]
+    result = xr.Dataset(
+        {
+            "step": (("model", "metric"), np.where(ever, cube["step"].values[last], -1).astype(np.int64)),
+            "n": (("model", "metric"), np.where(ever, n, 0)),
+        },
+        coords=labels(cube, "model", "metric"),
+    )
+    return described(
+        result, {"step": "last step that more than half of the runs share, -1 for none", "n": "runs measured there"}
+    )
 
 
 def rank_metrics(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:

@@ -111,7 +111,7 @@ def seed_spread(cube: xr.Dataset | xr.DataTree, *, step: int | None = None, leve
     if not 0 < level < 1:
         raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
     used, copies = counted_cells(cube)
-    steps = final_steps(cube) if step is None else _given_step(cube, step)
+    steps = final_steps(cube)["step"].values if step is None else _given_step(cube, step)
     place = np.searchsorted(cube["step"].values, steps)
     measured = ~np.isnan(_at(cells(cube), place))
     duplicate = copies & measured

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from polystab.cube.catalog import cube_file, find_cube, list_cubes, load_cube, open_any
     from polystab.cube.labels import MetricId, parse_metric_id
     from polystab.cube.merge import merge_cubes
-    from polystab.cube.select import select
+    from polystab.cube.selection import select
     from polystab.cube.specs import DIMS, SCHEMA_VERSION
     from polystab.cube.store import open_cube, open_tree, save_cube
     from polystab.cube.validate import Violation, as_cube, validate_cube
@@ -46,7 +46,7 @@ _HOMES = {
         "polystab.cube.labels",
     ),
     **dict.fromkeys(("merge_cubes",), "polystab.cube.merge"),
-    **dict.fromkeys(("select",), "polystab.cube.select"),
+    **dict.fromkeys(("select",), "polystab.cube.selection"),
     **dict.fromkeys(
         (
             "DIMS",

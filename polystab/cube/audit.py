@@ -12,10 +12,17 @@ from polystab.cube.labels import writable
 from polystab.cube.specs import GROUPS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import xarray as xr
 
 AUDIT = next(group for group in GROUPS if group.name == "audit")
 COLUMNS = tuple(spec.name for spec in AUDIT.variables)
+
+# An audit is stored as columns of text, and xarray reads every text of a column as wide as the widest. So a list of
+# lost values is stored in pieces, and any other detail is cut.
+CELLS_IN_A_ROW = 50
+DETAIL_CHARACTERS = 4000
 
 
 class AuditEntry(NamedTuple):
@@ -61,7 +68,8 @@ class AuditLog:
         import numpy as np  # late: processes that only read files collect entries too
         import xarray as xr
 
-        columns = list(zip(*sorted(self.entries), strict=True)) or [()] * len(AUDIT.variables)
+        rows = [row for entry in sorted(self.entries) for row in _rows(entry)]
+        columns = list(zip(*rows, strict=True)) or [()] * len(AUDIT.variables)
         # Texts are kept as objects: one long detail must not widen thousands of others.
         return xr.Dataset(
             {
@@ -86,7 +94,43 @@ def audit_entries(audit: xr.Dataset | xr.DataTree | None) -> list[AuditEntry]:
     if audit is None:
         return []
     columns = [[str(text) for text in audit[name].values.tolist()] for name in COLUMNS]
-    return [AuditEntry(*row) for row in zip(*columns, strict=True)]
+    return _joined(AuditEntry(*row) for row in zip(*columns, strict=True))
+
+
+def _rows(entry: AuditEntry) -> list[AuditEntry]:
+    """The entry as it is stored: in several rows if it lists many lost values."""
+    if len(entry.detail) <= DETAIL_CHARACTERS:
+        return [entry]
+    if entry.status != "replaced":
+        rest = len(entry.detail) - DETAIL_CHARACTERS
+        return [entry._replace(detail=f"{entry.detail[:DETAIL_CHARACTERS]}... and {rest:,} more characters")]
+    lost = list(json.loads(entry.detail).items())
+    pieces = [dict(lost[start : start + CELLS_IN_A_ROW]) for start in range(0, len(lost), CELLS_IN_A_ROW)]
+    return [entry._replace(detail=json.dumps(piece, sort_keys=True)) for piece in pieces]
+
+
+def _joined(rows: Iterable[AuditEntry]) -> list[AuditEntry]:
+    """Entries of stored rows: rows that only differ in the lost values they list are one entry."""
+    entries: list[AuditEntry] = []
+    lost: dict[str, Any] = {}
+    for row in rows:
+        if row.status == "replaced" and entries and entries[-1]._replace(detail="") == row._replace(detail=""):
+            more = json.loads(row.detail)
+            lost = lost or json.loads(entries[-1].detail)
+            if lost.keys().isdisjoint(more):
+                lost |= more
+                entries[-1] = row._replace(detail="")  # written when the last of its rows was seen
+                continue
+        _write_lost(entries, lost)
+        lost = {}
+        entries.append(row)
+    _write_lost(entries, lost)
+    return entries
+
+
+def _write_lost(entries: list[AuditEntry], lost: dict[str, Any]) -> None:
+    if lost:
+        entries[-1] = entries[-1]._replace(detail=json.dumps(lost, sort_keys=True))
 
 
 def audit_facts(tree: xr.DataTree) -> dict[str, Any]:

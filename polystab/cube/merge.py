@@ -129,7 +129,7 @@ def _merge_values(
             known = stderr[where]
             clash = (new == old) & ~np.isnan(given) & ~np.isnan(known) & (given != known)
             if clash.any():
-                _settle(cubes, number, np.argwhere(clash), known[clash], owner[where][clash], rule, log, " (stderr)")
+                _settle(cubes, number, np.argwhere(clash), known[clash], owner[where][clash], rule, log, "|stderr")
             # Equal values without a standard error of their own keep the one already known.
             keep = np.isnan(given) & (new == old)
             stderr[where] = np.where(take & ~keep, given, known)

@@ -22,9 +22,10 @@ PathLike = str | os.PathLike[str]
 CHUNK_CELLS = 2**17
 COMPRESSED = {"zlib": True, "complevel": 4}
 
-# A text variable from the first to the second size (all texts as wide as the longest) is stored as compressed
-# characters: less is not worth it, and more would come of one long text among many.
-CHARACTER_BYTES = (2**13, 2**26)
+# From this many texts on, a variable is stored as compressed characters, unless all of them, each as wide as the
+# longest, take more bytes than the second number.
+FEW_TEXTS = 512
+WIDE_TEXTS = 2**28
 
 # Files up to this size carry a checksum that is looked at when they are opened; 64 MiB take some 30 ms.
 SEALED_BYTES = 2**26
@@ -197,9 +198,8 @@ def _characters(variable: xr.Variable) -> int:
     texts = variable.values.ravel().tolist()
     if not all(isinstance(text, str) for text in texts):
         return 0
-    width = max(len(text.encode("utf-8")) for text in texts)
-    least, most = CHARACTER_BYTES
-    return width if least <= width * len(texts) <= most else 0
+    width = max(1, *(len(text.encode("utf-8")) for text in texts))
+    return width if len(texts) >= FEW_TEXTS and width * len(texts) <= WIDE_TEXTS else 0
 
 
 def _seal(path: Path) -> None:

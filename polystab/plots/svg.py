@@ -16,7 +16,9 @@ _ID = re.compile(r' id="([^"]*)"')
 _REFERENCE = re.compile(r'(?:url\(#|href="#)([^")]+)')
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _PATH = re.compile(r'(?<= d=")[^"]*')
+# Matplotlib wrote one "font" up to 3.10 and writes its parts since then; the page's own family replaces either.
 _FONT = re.compile(r"font: ((?:[a-z0-9]+ )*)([\d.]+px)[^;\"]*")
+_FAMILY = re.compile(r"font-family: [^;\"]*(; )?")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -69,6 +71,7 @@ def _tidy(tag: str, references: dict[str, str], colours: dict[str, str]) -> str:
     tag = _REFERENCE.sub(lambda match: match[0].replace(match[1], references[match[1]]), tag)
     tag = _PATH.sub(lambda match: _rounded(match[0]), tag)
     tag = _FONT.sub(lambda match: f"font-size: {match[2]}" + ("; font-weight: bold" if "bold" in match[1] else ""), tag)
+    tag = _FAMILY.sub("", tag)
     return _COLOUR.sub(lambda match: colours.get(match[0], match[0]), tag)
 
 

@@ -197,13 +197,11 @@ def _final(summary: Summary) -> Iterator[Block]:
     else:
         drawn = set(summary["curves"]["models_shown"])
         first = _whole_metrics([row for row in rows if row["model"] in drawn], OPEN_ROWS)
-        metrics = len({row["metric"] for row in first})
-        of = (
-            ""
-            if len(drawn) == len(final["models"])
-            else f", {count(len(drawn))} of {count(len(final['models']))} models"
-        )
-        yield tables.final_table(first, final, f"Final values of the first {plural(metrics, 'metric')}{of}")
+        metrics, among = (len({row["metric"] for row in listing}) for listing in (first, rows))
+        parts = [f"{count(metrics)} of {count(among)} metrics"] if metrics < among else []
+        if len(drawn) < len(final["models"]):
+            parts.append(f"{count(len(drawn))} of {count(len(final['models']))} models")
+        yield tables.final_table(first, final, f"Final values of {' and '.join(parts)}")
         yield Details(
             f"All final values ({plural(len(rows), 'row')})", (tables.final_table(rows, final, "All final values"),)
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import xarray as xr
+from cubes_of_arrays import make_cube
 
 from polystab.analysis import cube_coverage, fingerprint
 
-MakeCube = Callable[..., xr.Dataset]
 METRICS = ["eval/a/acc", "eval/b/acc", "loss/train/ce"]
 
 
 @pytest.fixture
-def holes(make_cube: MakeCube) -> xr.Dataset:
+def holes() -> xr.Dataset:
     value = np.ones((2, 3, 4, 3))
     value[0, 2] = np.nan  # model 0 has two runs
     value[0, :, 3] = np.nan  # and three steps
@@ -47,18 +45,18 @@ def test_a_model_is_measured_against_its_own_runs_steps_and_metrics(holes: xr.Da
     assert np.isnan(cover["share_at_family"].sel(family="loss").values[1]).all()
 
 
-def test_an_empty_cube_has_nothing_and_says_so(make_cube: MakeCube) -> None:
+def test_an_empty_cube_has_nothing_and_says_so() -> None:
     cover = cube_coverage(make_cube(np.full((1, 2, 2, 1), np.nan)))
     assert (float(cover["share"]), int(cover["n_runs"][0]), int(cover["last_step"][0])) == (0, 0, -1)
     assert np.isnan(cover["share_model"][0])
 
 
-def test_families_are_listed_in_the_order_of_the_specification(make_cube: MakeCube) -> None:
+def test_families_are_listed_in_the_order_of_the_specification() -> None:
     cover = cube_coverage(make_cube(np.ones((1, 1, 1, 2)), metrics=["loss/a/x", "eval/a/x"]))
     assert cover["family"].values.tolist() == ["eval", "loss"]
 
 
-def test_the_fingerprint_is_of_labels_and_numbers_only(make_cube: MakeCube) -> None:
+def test_the_fingerprint_is_of_labels_and_numbers_only() -> None:
     value = np.random.default_rng(0).normal(size=(1, 2, 2, 1))
     cube = make_cube(value)
     other = value.copy()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
+from cubes_of_arrays import make_cube
 
 import polystab as ps
 from polystab.analysis import expected_share, outlier_scores, rank_runs
 from polystab.analysis.outliers import robust_z, sustained
 from polystab.errors import AnalysisError, UnknownNameError
-
-MakeCube = Callable[..., xr.Dataset]
 
 
 def z_by_hand(x: np.ndarray) -> np.ndarray:
@@ -31,18 +28,18 @@ def z_by_hand(x: np.ndarray) -> np.ndarray:
     return np.asarray((x - centre) / (1.253314 * mean_ad)) if mean_ad > 0 else np.where(np.isnan(x), np.nan, 0.0)
 
 
-def test_scores_agree_with_the_definition_cell_by_cell(make_cube: MakeCube) -> None:
+@pytest.mark.parametrize("levels", [None, 2, 4])
+def test_scores_agree_with_the_definition_cell_by_cell(levels: int | None) -> None:
     rng = np.random.default_rng(0)
-    value = rng.normal(size=(2, 8, 5, 4))
+    # Few levels make ties: a MAD of 0, and sets of runs that are all equal.
+    value = rng.normal(size=(2, 8, 9, 6)) if levels is None else rng.integers(levels, size=(2, 8, 9, 6)) / 7
     value[rng.random(value.shape) < 0.4] = np.nan
-    value[0, :, 0, 0] = [1, 1, 1, 1, 1, 1, 1, 5]  # MAD 0
-    value[0, :, 1, 0] = 2.0  # all equal
     score = outlier_scores(make_cube(value))["score"].values
-    for m, t, k in np.ndindex(2, 5, 4):
+    for m, t, k in np.ndindex(2, 9, 6):
         np.testing.assert_allclose(score[m, :, t, k], z_by_hand(value[m, :, t, k]), rtol=1e-12, atol=1e-12)
 
 
-def test_permuting_seeds_and_changing_units_changes_no_score(make_cube: MakeCube) -> None:
+def test_permuting_seeds_and_changing_units_changes_no_score() -> None:
     value = np.random.default_rng(1).normal(size=(1, 9, 4, 3))
     order = np.random.default_rng(2).permutation(9)
     score = outlier_scores(make_cube(value))["score"].values
@@ -73,14 +70,14 @@ def test_known_answer_of_the_410m_training_map(shared_data: Path) -> None:
     assert {seed: step for seed, step in first.items() if step >= 0} == {3: 83000, 4: 123000}
 
 
-def test_two_outliers_do_not_hide_each_other(make_cube: MakeCube) -> None:
+def test_two_outliers_do_not_hide_each_other() -> None:
     value = np.random.default_rng(3).normal(size=(1, 10, 1, 1))
     value[0, :2] += 100
     score = outlier_scores(make_cube(value))["score"].squeeze().values
     assert (np.abs(score[:2]) > 3.5).all()
 
 
-def test_fewer_than_three_runs_are_not_scored(make_cube: MakeCube) -> None:
+def test_fewer_than_three_runs_are_not_scored() -> None:
     scores = outlier_scores(make_cube(np.arange(6.0).reshape(1, 2, 3, 1)))
     assert np.isnan(scores["score"]).all()
     assert scores["n_cells"].values.tolist() == [[0, 0]]
@@ -88,7 +85,7 @@ def test_fewer_than_three_runs_are_not_scored(make_cube: MakeCube) -> None:
     assert scores["largest_metric"].values.tolist() == [["", ""]]
 
 
-def test_a_diverged_run_is_scored_infinite_and_leaves_its_siblings_alone(make_cube: MakeCube) -> None:
+def test_a_diverged_run_is_scored_infinite_and_leaves_its_siblings_alone() -> None:
     value = np.array([1.0, 2.0, 3.0, np.inf]).reshape(1, 4, 1, 1)
     scores = outlier_scores(make_cube(value))
     assert scores["score"].squeeze().values.tolist()[3] == np.inf
@@ -96,7 +93,7 @@ def test_a_diverged_run_is_scored_infinite_and_leaves_its_siblings_alone(make_cu
     assert scores["n_nonfinite"].values.tolist() == [[0, 0, 0, 1]]
 
 
-def test_when_too_few_stay_finite_the_diverged_ones_are_still_seen(make_cube: MakeCube) -> None:
+def test_when_too_few_stay_finite_the_diverged_ones_are_still_seen() -> None:
     value = np.array([1.0, 2.0, np.inf, np.inf]).reshape(1, 4, 1, 1)
     assert outlier_scores(make_cube(value))["n_beyond"].values.tolist() == [[0, 0, 1, 1]]
 
@@ -107,7 +104,14 @@ def test_rounding_differences_are_no_deviation() -> None:
     assert robust_z(x[None, :])[0].tolist() == [[0.0] * 6]
 
 
-def test_copies_are_scored_but_do_not_count(make_cube: MakeCube) -> None:
+def test_what_was_not_measured_is_not_scored_even_among_equal_runs() -> None:
+    value = np.array([0.1, 0.1, 0.1, np.nan]).reshape(1, 4, 1, 1)
+    scores = outlier_scores(make_cube(value))
+    assert scores["n_cells"].values.tolist() == [[1, 1, 1, 0]]
+    assert scores["n_beyond"].values.tolist() == [[0, 0, 0, 0]]
+
+
+def test_copies_are_scored_but_do_not_count() -> None:
     value = np.random.default_rng(4).normal(size=(1, 5, 9, 1))
     copied = np.concatenate([value, value[:, :1], value[:, :1]], axis=1)
     plain, with_copies = outlier_scores(make_cube(value)), outlier_scores(make_cube(copied))
@@ -116,7 +120,7 @@ def test_copies_are_scored_but_do_not_count(make_cube: MakeCube) -> None:
     assert int(with_copies["n"].max()) == 5
 
 
-def test_run_summary_counts_what_the_scores_say(make_cube: MakeCube) -> None:
+def test_run_summary_counts_what_the_scores_say() -> None:
     value = np.random.default_rng(5).normal(size=(2, 6, 7, 3))
     value[1, 2, 4:, 1] += 50
     scores = outlier_scores(make_cube(value), threshold=9.0)
@@ -153,7 +157,7 @@ def test_expected_share_agrees_with_an_independent_loop(n: int) -> None:
     assert float(expected_share(n)) == pytest.approx(np.mean(hits), abs=0.006)
 
 
-def test_clean_noise_exceeds_the_threshold_as_often_as_expected(make_cube: MakeCube) -> None:
+def test_clean_noise_exceeds_the_threshold_as_often_as_expected() -> None:
     value = np.random.default_rng(6).normal(size=(1, 10, 40, 100))
     scores = outlier_scores(make_cube(value))
     assert float(scores["share_beyond"].mean()) == pytest.approx(float(scores["expected_share"][0]), abs=0.003)
@@ -166,12 +170,12 @@ def test_the_simulation_takes_a_seed_and_repeats_itself() -> None:
     assert float(expected_share(10, rng=generator)) == float(expected_share(10, rng=1))
 
 
-def test_an_unknown_method_is_refused_by_name(make_cube: MakeCube) -> None:
+def test_an_unknown_method_is_refused_by_name() -> None:
     with pytest.raises(UnknownNameError, match="robust_z"):
         outlier_scores(make_cube(np.ones((1, 3, 1, 1))), method="robust-z")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("threshold", [0, -1, np.nan])
-def test_an_impossible_threshold_is_refused(make_cube: MakeCube, threshold: float) -> None:
+def test_an_impossible_threshold_is_refused(threshold: float) -> None:
     with pytest.raises(AnalysisError, match="threshold"):
         outlier_scores(make_cube(np.ones((1, 3, 1, 1))), threshold=threshold)

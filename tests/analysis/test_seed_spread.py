@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
+from cubes_of_arrays import make_cube
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -15,8 +14,6 @@ from hypothesis.extra.numpy import arrays
 from polystab.analysis import c4, rank_metrics, sd_factors, seed_spread, spread_overview
 from polystab.analysis.arrays import moments, rms
 from polystab.errors import AnalysisError
-
-MakeCube = Callable[..., xr.Dataset]
 
 
 @pytest.mark.parametrize(("n", "value"), [(2, 0.797885), (3, 0.886227), (5, 0.939986), (10, 0.972659), (25, 0.989640)])
@@ -44,7 +41,7 @@ def test_factors_agree_with_scipy_chi_square(level: float) -> None:
     np.testing.assert_allclose(high, expected_high, rtol=1e-10)
 
 
-def test_statistics_agree_with_numpy_and_scipy_run_by_run(make_cube: MakeCube) -> None:
+def test_statistics_agree_with_numpy_and_scipy_run_by_run() -> None:
     value = np.random.default_rng(0).normal(size=(2, 7, 3, 4))
     value[0, 5:, -1, 2] = np.nan
     spread = seed_spread(make_cube(value), step=2000, level=0.9)
@@ -65,13 +62,13 @@ def test_statistics_agree_with_numpy_and_scipy_run_by_run(make_cube: MakeCube) -
             assert (got["sd_lower"], got["sd_upper"]) == pytest.approx(tuple(sd * np.sqrt((n - 1) / chi)))
 
 
-def test_permuting_seeds_changes_nothing(make_cube: MakeCube) -> None:
+def test_permuting_seeds_changes_nothing() -> None:
     value = np.random.default_rng(1).normal(size=(2, 8, 4, 3))
     order = np.random.default_rng(2).permutation(8)
     xr.testing.assert_allclose(seed_spread(make_cube(value)), seed_spread(make_cube(value[:, order])), rtol=1e-12)
 
 
-def test_scaling_by_c_scales_every_spread_by_c(make_cube: MakeCube) -> None:
+def test_scaling_by_c_scales_every_spread_by_c() -> None:
     value = np.random.default_rng(3).normal(size=(1, 6, 2, 2))
     one, seven = seed_spread(make_cube(value)), seed_spread(make_cube(7 * value))
     for name in ("mean", "sd", "sd_c4", "sd_lower", "sd_upper"):
@@ -79,7 +76,7 @@ def test_scaling_by_c_scales_every_spread_by_c(make_cube: MakeCube) -> None:
     np.testing.assert_allclose(seven["factor_lower"], one["factor_lower"])
 
 
-def test_a_duplicated_seed_counts_once(make_cube: MakeCube) -> None:
+def test_a_duplicated_seed_counts_once() -> None:
     value = np.random.default_rng(4).normal(size=(1, 5, 9, 2))
     twice = np.concatenate([value, value[:, 2:3]], axis=1)
     single, double = seed_spread(make_cube(value)), seed_spread(make_cube(twice))
@@ -88,7 +85,7 @@ def test_a_duplicated_seed_counts_once(make_cube: MakeCube) -> None:
     assert double["n_runs"].values.tolist() == [[6, 6]]
 
 
-def test_one_run_has_no_sd_and_two_runs_have_no_interval(make_cube: MakeCube) -> None:
+def test_one_run_has_no_sd_and_two_runs_have_no_interval() -> None:
     one = seed_spread(make_cube(np.ones((1, 1, 1, 1)))).squeeze()
     two = seed_spread(make_cube(np.array([1.0, 3.0]).reshape(1, 2, 1, 1))).squeeze()
     assert np.isnan(one["sd"])
@@ -98,23 +95,23 @@ def test_one_run_has_no_sd_and_two_runs_have_no_interval(make_cube: MakeCube) ->
         assert np.isnan(two[name]), name
 
 
-def test_equal_runs_have_a_spread_of_exactly_zero(make_cube: MakeCube) -> None:
+def test_equal_runs_have_a_spread_of_exactly_zero() -> None:
     spread = seed_spread(make_cube(np.full((1, 3, 1, 1), 0.1))).squeeze()
     assert [float(spread[name]) for name in ("sd", "sd_c4", "sd_lower", "sd_upper")] == [0, 0, 0, 0]
 
 
-def test_diverged_runs_are_counted_and_left_out(make_cube: MakeCube) -> None:
+def test_diverged_runs_are_counted_and_left_out() -> None:
     spread = seed_spread(make_cube(np.array([1, 2, 3, np.inf, -np.inf, np.nan]).reshape(1, 6, 1, 1))).squeeze()
     assert (int(spread["n_runs"]), int(spread["n_seeds"]), int(spread["n_nonfinite"])) == (5, 3, 2)
     assert (float(spread["mean"]), float(spread["sd"])) == (2, 1)
 
 
-def test_huge_values_do_not_overflow(make_cube: MakeCube) -> None:
+def test_huge_values_do_not_overflow() -> None:
     spread = seed_spread(make_cube(np.array([1e300, 3e300, 2e300]).reshape(1, 3, 1, 1))).squeeze()
     assert float(spread["sd"]) == pytest.approx(1e300)
 
 
-def test_a_metric_never_measured_has_no_step_and_no_numbers(make_cube: MakeCube) -> None:
+def test_a_metric_never_measured_has_no_step_and_no_numbers() -> None:
     value = np.ones((1, 3, 2, 2))
     value[..., 1] = np.nan
     spread = seed_spread(make_cube(value)).isel(model=0, metric=1)
@@ -122,7 +119,7 @@ def test_a_metric_never_measured_has_no_step_and_no_numbers(make_cube: MakeCube)
     assert np.isnan(spread["mean"])
 
 
-def test_item_stderr_is_the_root_mean_square_over_the_runs_that_count(make_cube: MakeCube) -> None:
+def test_item_stderr_is_the_root_mean_square_over_the_runs_that_count() -> None:
     value = np.array([0.1, 0.2, 0.3, np.inf]).reshape(1, 4, 1, 1)
     stderr = np.array([0.03, 0.04, np.nan, 9.0]).reshape(1, 4, 1, 1)
     spread = seed_spread(make_cube(value, stderr=stderr)).squeeze()
@@ -131,27 +128,27 @@ def test_item_stderr_is_the_root_mean_square_over_the_runs_that_count(make_cube:
     assert float(spread["sd_over_stderr"]) == pytest.approx(0.1 / float(c4(3)) / expected)
 
 
-def test_without_stderr_the_item_error_is_unknown(make_cube: MakeCube) -> None:
+def test_without_stderr_the_item_error_is_unknown() -> None:
     assert np.isnan(seed_spread(make_cube(np.ones((1, 3, 1, 1))))["item_stderr"]).all()
 
 
-def test_a_step_that_is_not_there_is_refused_with_the_nearest(make_cube: MakeCube) -> None:
+def test_a_step_that_is_not_there_is_refused_with_the_nearest() -> None:
     with pytest.raises(AnalysisError, match=r"step 1500 is not in the cube; the nearest are 0, 1000, 2000\."):
         seed_spread(make_cube(np.ones((1, 1, 3, 1))), step=1500)
 
 
 @pytest.mark.parametrize("level", [0, 1, 95])
-def test_a_level_outside_zero_to_one_is_refused(make_cube: MakeCube, level: float) -> None:
+def test_a_level_outside_zero_to_one_is_refused(level: float) -> None:
     with pytest.raises(AnalysisError, match="confidence level"):
         seed_spread(make_cube(np.ones((1, 1, 1, 1))), level=level)
 
 
-def test_a_tree_gives_what_its_cube_gives(make_cube: MakeCube) -> None:
+def test_a_tree_gives_what_its_cube_gives() -> None:
     cube = make_cube(np.random.default_rng(5).normal(size=(1, 4, 2, 2)))
     xr.testing.assert_identical(seed_spread(xr.DataTree(cube)), seed_spread(cube))
 
 
-def test_the_input_is_left_as_it_was(make_cube: MakeCube) -> None:
+def test_the_input_is_left_as_it_was() -> None:
     cube = make_cube(np.array([1, 2, np.inf, 1, 2, 3.0]).reshape(1, 3, 2, 1))
     before = cube.copy(deep=True)
     seed_spread(cube)
@@ -159,7 +156,7 @@ def test_the_input_is_left_as_it_was(make_cube: MakeCube) -> None:
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
-def test_chi_square_interval_covers_95_percent_and_c4_removes_the_bias(make_cube: MakeCube, n: int) -> None:
+def test_chi_square_interval_covers_95_percent_and_c4_removes_the_bias(n: int) -> None:
     value = np.random.default_rng(n).normal(scale=2.0, size=(1, n, 1, 20_000))
     spread = seed_spread(make_cube(value))
     covered = float(((spread["sd_lower"] <= 2) & (spread["sd_upper"] >= 2)).mean())
@@ -169,7 +166,7 @@ def test_chi_square_interval_covers_95_percent_and_c4_removes_the_bias(make_cube
     assert float(spread["sd_c4"].mean()) == pytest.approx(2.0, rel=0.01)
 
 
-def test_overview_takes_the_median_over_metrics_with_enough_runs(make_cube: MakeCube) -> None:
+def test_overview_takes_the_median_over_metrics_with_enough_runs() -> None:
     rng = np.random.default_rng(6)
     value = rng.normal(size=(2, 4, 3, 5))
     value[1, 1:] = np.nan

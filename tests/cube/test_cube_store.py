@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import polystab as ps
 from polystab.cube.store import CHUNK_CELLS, _chunks
+from polystab.errors import OutputError
 from polystab.testing import synthetic_cube, variance_cube
 
 
@@ -214,6 +215,21 @@ def test_the_file_is_netcdf_4_that_others_read(cube: xr.Dataset, path: Path) -> 
         assert file.variables["model"][:].tolist() == ["pythia-70m", "pythia-1b"]
         assert "NaN means not measured" in file.variables["value"].long_name
         assert not any(dimension.isunlimited() for dimension in file.dimensions.values())
+
+
+@pytest.mark.parametrize("label", ["x", "größe 模型🙂"])
+def test_much_text_is_compressed(one: Callable[..., xr.Dataset], path: Path, label: str) -> None:
+    n = 5000
+    metrics = [f"weight/layers.{k}.{label}/l2_norm" for k in range(n)]
+    cube = one([0.5] * n, metric=metrics)
+    xr.testing.assert_identical(reopened(cube, path), cube)
+    assert path.stat().st_size < sum(len(metric.encode()) for metric in metrics)
+
+
+def test_objects_that_are_no_text_are_refused(cube: xr.Dataset, path: Path) -> None:
+    group = xr.Dataset({"mine": ("x", np.array([{"a": 1}, "b"], dtype=object))})
+    with pytest.raises(OutputError, match="netCDF cannot keep"):
+        ps.save_cube(xr.DataTree.from_dict({"/": cube, "/mine": group}), path)
 
 
 @pytest.mark.parametrize(

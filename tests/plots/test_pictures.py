@@ -225,6 +225,8 @@ def test_svg_is_small_text_with_alternatives_and_page_colours(cube: xr.Dataset, 
     assert "var(--muted,#" in svg
     assert not re.search(r"<(image|style|metadata|script)\b", svg)
     assert "143k" in svg  # text stays text
+    assert "font-size: 8.5px" in svg
+    assert "DejaVu" not in svg  # in the page's own font
     assert len(svg) < 40_000
     ids = re.findall(r' id="([^"]+)"', svg)
     assert len(ids) == len(set(ids))

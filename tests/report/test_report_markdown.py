@@ -6,9 +6,20 @@ import re
 
 import pytest
 import xarray as xr
+from cubes_to_report import hostile_tree, spoiled_tree
 
 from polystab.report.markdown import code, escaped
 from polystab.report.page import report
+
+
+@pytest.fixture(scope="module", name="tree")
+def _tree() -> xr.DataTree:
+    return spoiled_tree()
+
+
+@pytest.fixture(scope="module", name="hostile")
+def _hostile() -> xr.DataTree:
+    return hostile_tree()
 
 
 @pytest.mark.parametrize(

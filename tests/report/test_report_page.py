@@ -15,12 +15,33 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from cubes_to_report import hostile_tree, plain_cube, single_runs, spoiled_tree
 
 import polystab as ps
 import polystab.report
 from polystab.errors import InvalidCubeError, NotACubeError, OutputError, UnknownNameError
 from polystab.report.page import is_report, report
 from polystab.report.summary import summarise
+
+
+@pytest.fixture(scope="module", name="cube")
+def _cube() -> xr.Dataset:
+    return plain_cube()
+
+
+@pytest.fixture(scope="module", name="tree")
+def _tree() -> xr.DataTree:
+    return spoiled_tree()
+
+
+@pytest.fixture(scope="module", name="single")
+def _single() -> xr.Dataset:
+    return single_runs()
+
+
+@pytest.fixture(scope="module", name="hostile")
+def _hostile() -> xr.DataTree:
+    return hostile_tree()
 
 
 class Page(HTMLParser):

@@ -6,12 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from cubes_to_report import single_runs, spoiled_tree
 
 import polystab as ps
 from polystab.analysis import cube_coverage, outlier_scores, seed_band, seed_spread
 from polystab.report.sections import lead, sections
 from polystab.report.summary import plain, summarise
 from polystab.report.tables import ranges, size_label
+
+
+@pytest.fixture(scope="module", name="tree")
+def _tree() -> xr.DataTree:
+    return spoiled_tree()
+
+
+@pytest.fixture(scope="module", name="single")
+def _single() -> xr.Dataset:
+    return single_runs()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""Cubes that make every section of a report say something."""
+"""Cubes that make every section of a report say something. A module and not a conftest, of which only one may be collected."""
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
-import pytest
 import xarray as xr
 
 import polystab as ps
@@ -14,14 +15,15 @@ from polystab.cube.audit import AuditLog
 SCRIPT = "<script>alert('1')</script>&\"`|*_$x$\n\x07"
 
 
-@pytest.fixture(scope="session")
-def cube() -> xr.Dataset:
+@cache
+def plain_cube() -> xr.Dataset:
     return polystab.testing.synthetic_cube(n_models=3, n_seeds=5, rng=0)
 
 
-@pytest.fixture(scope="session")
-def tree(cube: xr.Dataset) -> xr.DataTree:
+@cache
+def spoiled_tree() -> xr.DataTree:
     """A cube with a copied run, a diverged run, and an audit with every status."""
+    cube = plain_cube()
     value = cube["value"].values.copy()
     value[0, 3] = value[0, 1]
     value[1, 2, -2:] = np.inf
@@ -37,8 +39,8 @@ def tree(cube: xr.Dataset) -> xr.DataTree:
     return xr.DataTree.from_dict({"/": spoiled, "/audit": log.dataset()})
 
 
-@pytest.fixture(scope="session")
-def single() -> xr.Dataset:
+@cache
+def single_runs() -> xr.Dataset:
     """Two models with one run each."""
     rows = [
         {
@@ -56,8 +58,8 @@ def single() -> xr.Dataset:
     return ps.cube_from_records(pd.DataFrame(rows), created="2026-01-01T00:00:00+00:00")
 
 
-@pytest.fixture(scope="session")
-def hostile() -> xr.DataTree:
+@cache
+def hostile_tree() -> xr.DataTree:
     """Markup wherever a name can stand."""
     name = SCRIPT.replace("/", "")
     rows = [
