@@ -54,6 +54,13 @@ def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool
         The cube breaks a rule; nothing is written.
     OutputError
         The path cannot be written, or exists and ``overwrite`` is false.
+
+    Notes
+    -----
+    Files up to 64 MiB end in a checksum of what comes before, which other tools do
+    not see. Opening looks at it, because netCDF-C can loop for ever over a damaged
+    file, or read wrong labels from it. A tool that changes the file drops it. Larger
+    files have the checksums of their compressed blocks only.
     """
     check_cube(as_cube(cube))
     groups: dict[str, xr.Dataset] = {}
@@ -196,10 +203,10 @@ def _write(data: xr.Dataset, path: Path, *, group: str | None) -> None:
 def _characters(variable: xr.Variable) -> int:
     """Bytes of the longest text if it is better kept as characters, which HDF5 compresses, than as strings; else 0."""
     texts = variable.values.ravel().tolist()
-    if not all(isinstance(text, str) for text in texts):
+    if len(texts) < FEW_TEXTS or not all(isinstance(text, str) for text in texts):
         return 0
-    width = max(1, *(len(text.encode("utf-8")) for text in texts))
-    return width if len(texts) >= FEW_TEXTS and width * len(texts) <= WIDE_TEXTS else 0
+    width = max(len(text.encode("utf-8")) for text in texts) or 1
+    return width if width * len(texts) <= WIDE_TEXTS else 0
 
 
 def _seal(path: Path) -> None:

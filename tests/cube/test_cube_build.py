@@ -97,7 +97,7 @@ def test_seeds_and_steps_increase_and_metrics_are_in_order_of_name(records: pd.D
         assert cube[dim].values.tolist() == sorted(cube[dim].values.tolist())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_order_of_rows_does_not_matter(records: pd.DataFrame, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(records))))
@@ -108,7 +108,7 @@ def test_the_index_of_the_table_does_not_matter(records: pd.DataFrame) -> None:
     assert build(records.set_index(np.zeros(len(records), dtype=int))).identical(build(records))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     cells=st.dictionaries(
         st.tuples(

@@ -97,7 +97,7 @@ cells = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cells, cells)
 def test_every_value_of_every_cube_is_in_the_union(
     first: dict[tuple[str, int, int], float], second: dict[tuple[str, int, int], float]
