@@ -136,6 +136,7 @@ def _content(model: str, step: int, tasks: tuple[str, ...], number: int, rng: ra
             f"[{i:02d}] Versions of relevant libraries: example=={i}.{i + 1}.0 (placeholder)" for i in range(40)
         ),
         "transformers_version": "4.40.0",
+        "lm_eval_version": "0.4.2",
         "upper_git_hash": None,
         "tokenizer_pad_token": ["<|endoftext|>", "0"],
         "max_length": 2048,

@@ -26,22 +26,19 @@ if TYPE_CHECKING:
     from polystab.sources.tables import read_table
     from polystab.sources.training_logs import read_training_log
 
-_PUBLIC = {
-    "open_cube": "polystab.cube.store",
-    "save_cube": "polystab.cube.store",
-    "open_tree": "polystab.cube.store",
-    "validate_cube": "polystab.cube.validate",
-    "load_cube": "polystab.cube.catalog",
-    "list_cubes": "polystab.cube.catalog",
-    "cube_from_records": "polystab.cube.build",
-    "merge_cubes": "polystab.cube.merge",
-    "select": "polystab.cube.selection",
-    "read_lm_eval": "polystab.sources.eval_results",
-    "read_training_log": "polystab.sources.training_logs",
-    "read_table": "polystab.sources.tables",
-    "outlier_scores": "polystab.analysis.outliers",
+_NAMES = {
+    "polystab.analysis.outliers": ("outlier_scores",),
+    "polystab.cube.build": ("cube_from_records",),
+    "polystab.cube.catalog": ("list_cubes", "load_cube"),
+    "polystab.cube.merge": ("merge_cubes",),
+    "polystab.cube.selection": ("select",),
+    "polystab.cube.store": ("open_cube", "open_tree", "save_cube"),
+    "polystab.cube.validate": ("validate_cube",),
     # The subpackage is itself the function: see polystab/report/__init__.py.
-    "report": "polystab.report",
+    "polystab.report": ("report",),
+    "polystab.sources.eval_results": ("read_lm_eval",),
+    "polystab.sources.tables": ("read_table",),
+    "polystab.sources.training_logs": ("read_training_log",),
 }
 
 __all__ = [
@@ -64,4 +61,4 @@ __all__ = [
 ]
 
 
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from polystab.cube.validate import Violation
+from dataclasses import dataclass
 
 SHOWN_LABELS = 5
 
 
 class PolystabError(Exception):
     """Base of all errors that polystab raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One way in which a dataset is not a cube.
+
+    Attributes
+    ----------
+    code : str
+        Short and stable, e.g. ``duplicate-labels``.
+    place : str
+        Dimension, variable, coordinate or attribute.
+    message : str
+        What is wrong, with at most five labels.
+    fix : str
+        What to do about it.
+    """
+
+    code: str
+    place: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.place}: {self.message} Fix: {self.fix}"
 
 
 class InvalidCubeError(PolystabError):

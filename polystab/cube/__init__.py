@@ -15,61 +15,44 @@ if TYPE_CHECKING:
     from polystab.cube.selection import select
     from polystab.cube.specs import DIMS, SCHEMA_VERSION
     from polystab.cube.store import open_cube, open_tree, save_cube
-    from polystab.cube.validate import Violation, as_cube, validate_cube
+    from polystab.cube.validate import as_cube, validate_cube
+    from polystab.errors import Violation
 
-_HOMES = {
-    **dict.fromkeys(
-        (
-            "AuditEntry",
-            "AuditLog",
-            "audit_entries",
-            "audit_facts",
-        ),
-        "polystab.cube.audit",
+_NAMES = {
+    "polystab.cube.audit": (
+        "AuditEntry",
+        "AuditLog",
+        "audit_entries",
+        "audit_facts",
     ),
-    **dict.fromkeys(("cube_from_records",), "polystab.cube.build"),
-    **dict.fromkeys(
-        (
-            "cube_file",
-            "find_cube",
-            "list_cubes",
-            "load_cube",
-            "open_any",
-        ),
-        "polystab.cube.catalog",
+    "polystab.cube.build": ("cube_from_records",),
+    "polystab.cube.catalog": (
+        "cube_file",
+        "find_cube",
+        "list_cubes",
+        "load_cube",
+        "open_any",
     ),
-    **dict.fromkeys(
-        (
-            "MetricId",
-            "parse_metric_id",
-        ),
-        "polystab.cube.labels",
+    "polystab.cube.labels": (
+        "MetricId",
+        "parse_metric_id",
     ),
-    **dict.fromkeys(("merge_cubes",), "polystab.cube.merge"),
-    **dict.fromkeys(("select",), "polystab.cube.selection"),
-    **dict.fromkeys(
-        (
-            "DIMS",
-            "SCHEMA_VERSION",
-        ),
-        "polystab.cube.specs",
+    "polystab.cube.merge": ("merge_cubes",),
+    "polystab.cube.selection": ("select",),
+    "polystab.cube.specs": (
+        "DIMS",
+        "SCHEMA_VERSION",
     ),
-    **dict.fromkeys(
-        (
-            "open_cube",
-            "open_tree",
-            "save_cube",
-        ),
-        "polystab.cube.store",
+    "polystab.cube.store": (
+        "open_cube",
+        "open_tree",
+        "save_cube",
     ),
-    **dict.fromkeys(
-        (
-            "Violation",
-            "as_cube",
-            "validate_cube",
-        ),
-        "polystab.cube.validate",
+    "polystab.cube.validate": (
+        "as_cube",
+        "validate_cube",
     ),
+    "polystab.errors": ("Violation",),
 }
 
 __all__ = [
@@ -97,4 +80,4 @@ __all__ = [
     "validate_cube",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

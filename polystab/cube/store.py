@@ -12,8 +12,8 @@ import xarray as xr
 
 from polystab.cube.build import documented
 from polystab.cube.specs import DIMS
-from polystab.cube.validate import Violation, as_cube, check_cube, check_schema, validate_cube
-from polystab.errors import NotACubeError, OutputError, PolystabError, shown
+from polystab.cube.validate import as_cube, check_cube, check_schema, validate_cube
+from polystab.errors import NotACubeError, OutputError, PolystabError, Violation, shown
 from polystab.files import atomic_path
 
 PathLike = str | os.PathLike[str]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,34 +11,9 @@ import xarray as xr
 
 from polystab.cube.labels import is_writable, parse_metric_id
 from polystab.cube.specs import ATTRIBUTES, BETTER, DIMENSIONS, DIMS, FAMILIES, GROUPS, SCHEMA_VERSION, SPECS
-from polystab.errors import InvalidCubeError, NewerSchemaError, NotACubeError, RecordsError, shown
+from polystab.errors import InvalidCubeError, NewerSchemaError, NotACubeError, RecordsError, Violation, shown
 
 _KIND_NAMES = {"U": "text", "i": "integer", "f": "floating point"}
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One way in which a dataset is not a cube.
-
-    Attributes
-    ----------
-    code : str
-        Short and stable, e.g. ``duplicate-labels``.
-    place : str
-        Dimension, variable, coordinate or attribute.
-    message : str
-        What is wrong, with at most five labels.
-    fix : str
-        What to do about it.
-    """
-
-    code: str
-    place: str
-    message: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"[{self.code}] {self.place}: {self.message} Fix: {self.fix}"
 
 
 def as_cube(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:

@@ -5,8 +5,9 @@ Names are imported when they are first used, because matplotlib takes most of a 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from polystab._lazy import lazy_names
 
 if TYPE_CHECKING:
     from polystab.plots.describe import describe_coverage, describe_curves, describe_outliers
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
     from polystab.plots.maps import coverage, outliers
     from polystab.plots.svg import to_svg
 
-_PUBLIC = {
-    "coverage": "polystab.plots.maps",
-    "curves": "polystab.plots.lines",
-    "describe_coverage": "polystab.plots.describe",
-    "describe_curves": "polystab.plots.describe",
-    "describe_outliers": "polystab.plots.describe",
-    "outliers": "polystab.plots.maps",
-    "to_svg": "polystab.plots.svg",
+_NAMES = {
+    "polystab.plots.describe": (
+        "describe_coverage",
+        "describe_curves",
+        "describe_outliers",
+    ),
+    "polystab.plots.lines": ("curves",),
+    "polystab.plots.maps": (
+        "coverage",
+        "outliers",
+    ),
+    "polystab.plots.svg": ("to_svg",),
 }
 
 __all__ = [
@@ -34,16 +39,4 @@ __all__ = [
     "to_svg",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        module = _PUBLIC[name]
-    except KeyError:
-        raise AttributeError(f"module 'polystab.plots' has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(module), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

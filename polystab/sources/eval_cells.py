@@ -63,6 +63,7 @@ def cells_of(table: Table) -> Cells:
     codes["metric"], labels["metric"], keys = _metric_codes(table, np.frombuffer(table.metric, dtype=np.int32)[keep])
     value = np.frombuffer(table.value, dtype=np.float64)[keep]
     stderr = np.frombuffer(table.stderr, dtype=np.float64)[keep]
+    stderr = np.where((stderr >= 0) & (stderr < np.inf), stderr, np.nan)
     return Cells(codes, labels, keys, value, stderr, owner)
 
 

@@ -157,6 +157,7 @@ _CLOSING = b"\n  }"
 _CONFIG = b'\n  "config": {'
 _TAIL = re.compile(rb',\n  "git_hash": (?:"(?P<hash>\w+)"|null),\n  "date": (?P<date>[\d.]+),?\n')
 _VERSION = b'\n  "lm_eval_version": "'
+_NEAR_THE_END = 4096
 _MOST_MIDDLES = 256
 
 
@@ -331,8 +332,8 @@ def _time(date: str | None, name: str) -> float:
 
 
 def _quoted_after(content: bytes, opening: bytes) -> str:
-    """What stands between the last ``opening`` and the next quote; empty if there is none."""
-    start = content.rfind(opening) + len(opening)
+    """What stands between the last ``opening`` and the next quote; empty if there is none near the end."""
+    start = content.rfind(opening, max(0, len(content) - _NEAR_THE_END)) + len(opening)
     return content[start : content.find(b'"', start)].decode(errors="replace") if start >= len(opening) else ""
 
 

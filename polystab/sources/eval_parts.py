@@ -28,9 +28,12 @@ from polystab.sources.walk import paused_collection, read_bytes, walk_files
 # A results file holds scores, not samples; the largest real ones are below 5 MiB.
 MAX_BYTES = 64 * 2**20
 
-# Below this many, another process costs more than it saves.
-FILES_PER_PROCESS = 1000
+# With fewer, another process costs more than it saves.
+ENOUGH_FILES = 2000
 MOST_PROCESSES = 8
+
+# This process has its interpreter already, so it takes so many parts of the work more than the others.
+HEAD_START = 0.3
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from polystab.sources.eval_parts import serve; serve()"
 
@@ -43,9 +46,14 @@ def read_parts(tree: str | os.PathLike[str], options: Options, log: AuditLog) ->
     ReadError
         ``tree`` does not exist.
     """
-    files = list(walk_files(tree, ".json", on_error=lambda where, why: log.refuse(where, "unreadable", why)))
-    parts = max(1, min(MOST_PROCESSES, _cores(), len(files) // FILES_PER_PROCESS))
-    others = [_start(tree, options, part, parts) for part in range(1, parts)]
+    parts = min(MOST_PROCESSES, _cores())
+    files: list[tuple[str, str]] = []
+    others: list[subprocess.Popen[bytes] | None] = []
+    for file in walk_files(tree, ".json", on_error=lambda where, why: log.refuse(where, "unreadable", why)):
+        files.append(file)
+        if len(files) == ENOUGH_FILES:
+            others = [_start(tree, options, part, parts) for part in range(1, parts)]
+    parts = 1 + len(others)
     table = Table()
     _parse(_of_part(files, 0, parts), options, table, log)
     for part, process in enumerate(others, 1):
@@ -105,7 +113,8 @@ def _of_part(files: Iterable[tuple[str, str]], part: int, parts: int) -> Iterabl
     """The files of one part. It depends on the name alone, so that processes agree while files come and go."""
     if parts == 1:
         return files
-    return (file for file in files if zlib.crc32(os.fsencode(file[1])) % parts == part)
+    share = (parts + HEAD_START) / 2**32
+    return (file for file in files if max(0, int(zlib.crc32(os.fsencode(file[1])) * share - HEAD_START)) == part)
 
 
 def _start(tree: str | os.PathLike[str], options: Options, part: int, parts: int) -> subprocess.Popen[bytes] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import marshal
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from math import isnan
+from typing import Any, NamedTuple, TypeVar
 
 from polystab.cube.audit import AuditEntry
 from polystab.sources.eval_files import EvalFile, Identity, TaskFacts, key_parts, number
@@ -45,17 +46,24 @@ class Source:
         return self.identity.step
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How the scores of one task with given keys are read: (key, stderr key or "", metric code)."""
+class _Plan(NamedTuple):
+    """How the scores of a file are read, where its tasks have exactly the keys ``keys``.
 
-    columns: tuple[tuple[str, str, int], ...]
-    shots: int
+    ``columns`` are (task, key, key of the standard error or "", metric code).
+    """
+
+    keys: list[frozenset[str]]
+    columns: list[tuple[str, str, str, int]]
+    metrics: array[int]
+    shots: frozenset[int]
 
 
 @dataclass
 class Table:
-    """One row for each number read; ``owner`` is the number of the file in ``sources``."""
+    """One row for each number read; ``owner`` is the number of the file in ``sources``.
+
+    ``stderr`` holds what stood in the files, unchecked.
+    """
 
     sources: list[Source] = field(default_factory=list)
     metrics: dict[MetricKey, int] = field(default_factory=dict)
@@ -64,65 +72,52 @@ class Table:
     value: array[float] = field(default_factory=lambda: array("d"))
     stderr: array[float] = field(default_factory=lambda: array("d"))
     _plans: dict[tuple[object, ...], _Plan] = field(default_factory=dict)
+    _kept_facts: list[TaskFacts] = field(default_factory=list)
 
     def add(self, path: str, sha256: str, parsed: EvalFile) -> list[str]:
         """Append the scores of a file; return what in it was no number."""
-        metrics, values, errors = self.metric.append, self.value.append, self.stderr.append
-        before = len(self.value)
-        unusable: list[str] = []
-        shots = set()
-        for task, scores in parsed.results.items():
-            if not isinstance(scores, dict):
-                unusable.append(f"{task}: {type(scores).__name__}")
-                continue
-            plan = self._plan(task, scores, parsed)
-            shots.add(plan.shots)
-            for key, error_key, metric in plan.columns:
-                score = scores[key]
-                if type(score) is not float:
-                    score = number(score)
-                if score != score:  # NaN
-                    unusable.append(f"{task}/{key}: {scores[key]!r:.40}")
-                    continue
-                error = scores.get(error_key)
-                if type(error) is not float:
-                    error = number(error)
-                metrics(metric)
-                values(score)
-                errors(error if 0 <= error < math.inf else math.nan)
-        count = len(self.value) - before
-        self.owner.extend([len(self.sources)] * count)
-        self.sources.append(
-            Source(
-                path,
-                sha256,
-                parsed.identity,
-                parsed.facts,
-                frozenset(shots),
-                parsed.time,
-                parsed.version,
-                count,
-                count > 0,
-            )
-        )
+        results = {task: scores for task, scores in parsed.results.items() if isinstance(scores, dict)}
+        unusable = [f"{task}: {type(s).__name__}" for task, s in parsed.results.items() if task not in results]
+        plan = self._plan(results, parsed)
+        values = [results[task][key] for task, key, _, _ in plan.columns]
+        errors = [results[task].get(error, math.nan) for task, _, error, _ in plan.columns]
+        metrics = plan.metrics
+        if not _FLOAT.issuperset(map(type, values)) or not _FLOAT.issuperset(map(type, errors)) or isnan(sum(values)):
+            values, errors = [number(value) for value in values], [number(error) for error in errors]
+            bad = [i for i, value in enumerate(values) if isnan(value)]
+            for task, key, _, _ in [plan.columns[i] for i in bad]:
+                unusable.append(f"{task}/{key}: {results[task][key]!r:.40}")
+            values, errors, metrics = _without(values, bad), _without(errors, bad), array("i", _without(metrics, bad))
+        self.owner.extend(array("i", [len(self.sources)]) * len(values))
+        self.metric.extend(metrics)
+        self.value.extend(values)
+        self.stderr.extend(errors)
+        state = (parsed.time, parsed.version, len(values), bool(values))
+        self.sources.append(Source(path, sha256, parsed.identity, parsed.facts, plan.shots, *state))
         return unusable
 
-    def _plan(self, task: str, scores: Mapping[str, Any], parsed: EvalFile) -> _Plan:
-        shots = parsed.facts.shots.get(task, parsed.identity.num_fewshot)
-        group = task in parsed.facts.groups
-        known = (task, shots, group, *scores)
+    def _plan(self, results: Mapping[str, Mapping[str, Any]], parsed: EvalFile) -> _Plan:
+        """The plan of an earlier file with the same tasks and keys, or a new one."""
+        known = (id(parsed.facts), parsed.identity.num_fewshot, *results)
         plan = self._plans.get(known)
-        if plan is None:
+        if plan is not None and plan.keys == [scores.keys() for scores in results.values()]:
+            return plan
+        columns = []
+        shots = {task: parsed.facts.shots.get(task, parsed.identity.num_fewshot) for task in results}
+        for task, scores in results.items():
             # The harness pools a group's standard error by a formula that does not match its mean.
-            columns = tuple(
-                (
-                    key,
-                    "" if group else error,
-                    self.metrics.setdefault((task, measure, chosen, shots), len(self.metrics)),
-                )
-                for key, error, measure, chosen in key_parts(tuple(scores))
-            )
-            plan = self._plans[known] = _Plan(columns, shots)
+            group = task in parsed.facts.groups
+            for key, error, measure, chosen in key_parts(tuple(scores)):
+                metric = self.metrics.setdefault((task, measure, chosen, shots[task]), len(self.metrics))
+                columns.append((task, key, "" if group else error, metric))
+        plan = _Plan(
+            [frozenset(scores) for scores in results.values()],
+            columns,
+            array("i", [metric for *_, metric in columns]),
+            frozenset(shots.values()),
+        )
+        self._plans[known] = plan
+        self._kept_facts.append(parsed.facts)  # so that its id() stays its own
         return plan
 
     def used(self) -> list[Source]:
@@ -161,3 +156,13 @@ class Table:
         self.value.frombytes(columns[2])
         self.stderr.frombytes(columns[3])
         return [AuditEntry(*entry) for entry in entries]
+
+
+_FLOAT = frozenset({float})
+
+T = TypeVar("T")
+
+
+def _without(items: Sequence[T], positions: Sequence[int]) -> list[T]:
+    dropped = set(positions)
+    return [item for i, item in enumerate(items) if i not in dropped]

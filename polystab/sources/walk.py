@@ -70,23 +70,19 @@ def _walk(
 
 def read_bytes(path: str, limit: int) -> bytes | None:
     """The content of a file, or None if it is longer than ``limit`` bytes."""
+    # os.open and one read of the right size take half the time of open(): there are thousands of files.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        # Most files fit into one read; os.open costs half of what open() does.
-        content = os.read(handle, _FIRST_READ)
-        if len(content) < _FIRST_READ:
-            return content
         size = os.fstat(handle).st_size
         if size > limit:
             return None
-        with os.fdopen(os.dup(handle), "rb") as rest:
-            content += rest.read(limit + 1 - len(content))
+        content = os.read(handle, size + 1)
+        if len(content) > size:  # it grew meanwhile
+            while len(content) <= limit and (more := os.read(handle, 2**20)):
+                content += more
         return content if len(content) <= limit else None
     finally:
         os.close(handle)
-
-
-_FIRST_READ = 2**16
 
 
 @contextmanager

@@ -528,7 +528,7 @@ class TestTrees:
 
     def test_other_processes_give_the_identical_tree(self, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         alone = ps.read_lm_eval(released)
-        monkeypatch.setattr(eval_parts, "FILES_PER_PROCESS", 20)
+        monkeypatch.setattr(eval_parts, "ENOUGH_FILES", 20)
         monkeypatch.setattr(eval_parts, "_cores", lambda: 3)
         several = ps.read_lm_eval(released)
         several.attrs["created"] = alone.attrs["created"]
@@ -536,7 +536,7 @@ class TestTrees:
 
     def test_a_process_that_fails_costs_nothing(self, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         alone = ps.read_lm_eval(released)
-        monkeypatch.setattr(eval_parts, "FILES_PER_PROCESS", 20)
+        monkeypatch.setattr(eval_parts, "ENOUGH_FILES", 20)
         monkeypatch.setattr(eval_parts, "_cores", lambda: 2)
         monkeypatch.setattr(sys, "executable", "/bin/false")
         several = ps.read_lm_eval(released)
