@@ -195,6 +195,7 @@ class TestReport:
         assert result.exit_code == 0, result.output
         assert (tmp_path / name).read_text().lower().startswith(start)
 
+    @pytest.mark.slow
     def test_an_earlier_report_is_replaced_but_nothing_else(self, cube: Path, tmp_path: Path) -> None:
         for _ in range(2):
             assert run("report", cube, "-o", tmp_path / "r.html").exit_code == 0

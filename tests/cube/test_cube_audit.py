@@ -127,6 +127,7 @@ def test_any_other_detail_is_cut_when_it_is_stored() -> None:
     assert entry.detail == "x" * 4000 + "... and 996,000 more characters"
 
 
+@pytest.mark.slow
 def test_a_long_list_of_losses_among_many_files_fits_in_memory(cube: xr.Dataset, tmp_path: Path) -> None:
     """xarray reads a column of texts as wide as its longest: 8,000 rows of 6 MB would take 190 GB."""
     log = lossy_log(100_000)

@@ -199,6 +199,7 @@ def look_at(folder: Path) -> dict[str, str]:
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="looks at each file in a forked process")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_file_cut_anywhere_is_refused(tree: xr.DataTree, tmp_path: Path) -> None:
     ps.save_cube(tree, tmp_path / "sound")
@@ -218,6 +219,7 @@ def test_a_file_that_lost_only_its_checksum_is_sound(tree: xr.DataTree, tmp_path
     assert set(look_at(tmp_path).values()) == {"sound"}
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_file_with_other_bytes_anywhere_is_refused(tree: xr.DataTree, tmp_path: Path) -> None:
     ps.save_cube(tree, tmp_path / "sound")
@@ -230,6 +232,7 @@ def test_a_file_with_other_bytes_anywhere_is_refused(tree: xr.DataTree, tmp_path
     assert set(look_at(tmp_path).values()) == {"NotACubeError"}
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_file_with_a_hole_is_refused(tree: xr.DataTree, tmp_path: Path) -> None:
     """Zeros where strings were make HDF5 loop for ever, unless the checksum is looked at first."""

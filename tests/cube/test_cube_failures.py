@@ -168,6 +168,7 @@ SAVE_ON_A_SMALL_DISK = """
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_was_full_can_be_written_again(small_disk: Path) -> None:
     result = run(SAVE_ON_A_SMALL_DISK, small_disk / "cube.nc")
     assert (result.returncode, result.stderr) == (0, "")

@@ -82,6 +82,7 @@ def test_any_attribute_comes_back(cube: xr.Dataset, path: Path, text: str) -> No
     assert reopened(cube.assign_attrs(history=text), path).attrs["history"] == text
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(
@@ -180,6 +181,7 @@ def test_bytes_do_not_depend_on_the_clock(cube: xr.Dataset, tmp_path: Path) -> N
     assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     code = (
         "import sys, polystab as ps; from polystab.testing import synthetic_cube; "

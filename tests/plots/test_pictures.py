@@ -253,6 +253,7 @@ def test_names_with_markup_stay_text_in_svg() -> None:
     assert "<script" not in svg
 
 
+@pytest.mark.slow
 def test_drawing_leaves_no_global_figure_behind(cube: xr.Dataset, metric: str) -> None:
     code = (
         "import sys, polystab.testing; from polystab import plots\n"

@@ -71,11 +71,13 @@ def html(tree: xr.DataTree) -> str:
     return report(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["html", "md", "json"])
 def test_the_same_cube_gives_the_same_bytes(tree: xr.DataTree, format: str) -> None:
     assert report(tree, format=format) == report(tree.copy(deep=True), format=format)  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
     code = (
         "import sys, polystab.testing, polystab.report.page as p;"
@@ -254,6 +256,7 @@ def test_a_cube_on_disk_is_read_and_left_open(single: xr.Dataset, tmp_path: Path
         assert not lazy["value"].variable._in_memory
 
 
+@pytest.mark.slow
 def test_json_and_markdown_need_no_matplotlib() -> None:
     code = (
         "import sys, polystab.testing; from polystab.report.page import report\n"
@@ -265,6 +268,7 @@ def test_json_and_markdown_need_no_matplotlib() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_large_cube_gives_a_page_that_can_be_sent(tmp_path: Path) -> None:
     from polystab.cube.build import finished
     from polystab.cube.specs import DIMS

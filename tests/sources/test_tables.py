@@ -359,6 +359,7 @@ VALUES = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(values=VALUES)
 def test_tidy_and_wide_tables_agree(values):
