@@ -27,11 +27,11 @@ from polystab.sources.eval_table import Source
 from polystab.sources.run_labels import (
     NO_CLAIMS,
     PathClaims,
+    claims_above,
     contradicts,
     folder_claims,
     model_words,
     part_claims,
-    shots_of,
 )
 from polystab.sources.walk import paused_collection
 
@@ -121,7 +121,8 @@ def read_lm_eval(
     seed, step or shots, or the content disagrees with itself), ``limited``,
     ``no-step``, ``no-model``, ``no-config``, ``no-results``, ``no-values``,
     ``not-results``, ``invalid-json``, ``duplicate-keys``, ``too-deep``, ``too-large``,
-    ``not-utf8``, ``empty``, ``unreadable``. For shots alone, a path that contradicts
+    ``not-utf8``, ``empty``, ``unreadable``. The folders that hold ``tree`` count as part of
+    the path where their names are nothing but labels. For shots alone, a path that contradicts
     itself (folder ``zero-shot``, file ``5shot``) is settled by the content and noted
     as ``path-ambiguous``. Values that are text, null or NaN are left out and noted
     as ``not-a-number``; infinite values are kept.
@@ -145,9 +146,7 @@ def _read(tree: str | os.PathLike[str], on_duplicate: OnDuplicate, options: Opti
     table = read_parts(tree, options, log)
     if not table.sources and not log.entries:
         raise ReadError(f"no results files (*.json) below {tree}.")
-    # What the folders above the tree say can settle a contradiction below, but is no claim.
-    above = shots_of(Path(tree).absolute().as_posix())
-    _refuse_mislabelled(table.used(), log, above, check_models=options.pattern is None)
+    _refuse_mislabelled(Path(tree), table.used(), log, check_models=options.pattern is None)
     used = table.used()
     if not used:
         raise ReadError(_nothing_read(tree, log))
@@ -196,30 +195,33 @@ def _nothing_read(tree: str | os.PathLike[str], log: AuditLog) -> str:
     )
 
 
-def _refuse_mislabelled(sources: list[Source], log: AuditLog, above: frozenset[int], *, check_models: bool) -> None:
+def _refuse_mislabelled(tree: Path, sources: list[Source], log: AuditLog, *, check_models: bool) -> None:
     """Refuse files whose path and content disagree."""
-    known = frozenset(model_words(source.model) for source in sources) if check_models else None
+    models = frozenset(model_words(source.model) for source in sources)
+    known = models if check_models else None
+    above = claims_above(tree.absolute() if tree.is_dir() else tree.absolute().parent, models)
     claims = [_claims(source.path) for source in sources]
+    if above is not NO_CLAIMS:
+        claims = [claim | above for claim in claims]
     seeded = frozenset[tuple[int, str]]().union(*{claim.seeded for claim in claims})
     checked: dict[tuple[int, int, frozenset[int]], str] = {}
     for source, claim in zip(sources, claims, strict=True):
         # Claims and identities are shared between files, so few combinations differ.
         key = (id(claim), id(source.identity), source.shots)
         if key not in checked:
-            checked[key] = _mismatches(source, claim, above, known, seeded)
+            checked[key] = _mismatches(source, claim, known, seeded)
         problems = checked[key]
         if problems:
             source.kept = False
             log.refuse(source.path, "label-mismatch", f"{problems}.", sha256=source.sha256)
         elif claim.shots - source.shots:
-            said = f"the path says {_listed(claim.shots | above)} shots, the content {_listed(source.shots)}"
+            said = f"the path says {_listed(claim.shots)} shots, the content {_listed(source.shots)}"
             log.note(source.path, "path-ambiguous", f"{said}: read as the content says.", sha256=source.sha256)
 
 
 def _mismatches(
     source: Source,
     claims: PathClaims,
-    above: frozenset[int],
     known: frozenset[str] | None,
     seeded: frozenset[tuple[int, str]],
 ) -> str:
@@ -236,7 +238,7 @@ def _mismatches(
         if other:
             found.append(f"path says model {shown(other)}, content {source.model!r}")
     # One folder may hold several shots; a path is wrong only if nothing it says is right.
-    if claims.shots and not (claims.shots | above) & source.shots:
+    if claims.shots and not claims.shots & source.shots:
         found.append(f"path says {_listed(claims.shots)} shots, content {_listed(source.shots)}")
     return "; ".join(found)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from polystab.cube.labels import SIZE
 from polystab.errors import ReadError
@@ -177,6 +178,22 @@ def part_claims(part: str, depth: int) -> PathClaims:
         frozenset() if seeds else placed,
         placed if seeds else frozenset(),
     )
+
+
+def claims_above(folder: Path, models: frozenset[str]) -> PathClaims:
+    """What the folders that hold a tree state, from the tree's own folder upwards.
+
+    Only folders whose name is nothing but a label count (``step1000``, ``zero-shot``, or
+    one of ``models``, as ``pythia-410m-seed3``), and only as long as there are such:
+    ``~/410m-work/seed2-notes`` says nothing about the results in it.
+    """
+    claims = NO_CLAIMS
+    for height, above in enumerate((folder, *folder.parents), 1):
+        rest = STEP.sub("", _SHOTS.sub("", _SEED.sub("", above.name))).strip("-_.")
+        if rest and model_words(above.name) not in models:
+            break
+        claims |= part_claims(above.name, -height)
+    return claims
 
 
 def contradicts(claim: str, model: str, known: frozenset[str]) -> bool:

@@ -289,6 +289,20 @@ class TestLabels:
         (refused,) = audit_facts(ps.read_lm_eval(tmp_path))["refused"]
         assert refused["path"] == "a/pythia-160m/r.json"
 
+    def test_the_folders_that_hold_the_tree_are_checked_too(self, tmp_path: Path) -> None:
+        """A person may name the folder of one run; its name says where the results belong."""
+        root = tmp_path / "pythia-410m-seed3"
+        write(root, "step8/EleutherAI__pythia-410m/r.json", new_file("EleutherAI/pythia-410m", "step8"))
+        for tree in (root, root / "step8", root / "step8" / "EleutherAI__pythia-410m", *root.rglob("*.json")):
+            with pytest.raises(ps.PolystabError, match="path says seed 3, content 0"):
+                ps.read_lm_eval(tree)
+
+    @pytest.mark.parametrize("name", ["seed2-notes", "410m-step7-work", "my seed3 runs"])
+    def test_folders_that_hold_the_tree_for_other_reasons_say_nothing(self, tmp_path: Path, name: str) -> None:
+        write(tmp_path / name, "results/r.json", new_file())
+        for tree in (tmp_path / name, tmp_path / name / "results"):
+            assert audit_facts(ps.read_lm_eval(tree))["refused"] == []
+
     def test_a_path_that_contradicts_itself_on_shots_is_settled_by_the_content(self, tmp_path: Path) -> None:
         write(tmp_path, "zero-shot/x-5shot.json", old_file())
         tree = ps.read_lm_eval(tmp_path)
