@@ -73,7 +73,7 @@ def _metric_codes(
     """Codes into the sorted metric ids that occur among ``metric``, the ids, and their parts."""
     keys = list(table.metrics)
     present = np.unique(metric).tolist()
-    ids = {i: str(MetricId("eval", keys[i][0], keys[i][1].replace("/", "_"), keys[i][3], keys[i][2])) for i in present}
+    ids = {i: str(MetricId("eval", keys[i][0], keys[i][1], keys[i][3], keys[i][2])) for i in present}
     order = sorted(present, key=ids.__getitem__)
     rank = np.full(len(keys), -1, dtype=np.intp)
     rank[order] = np.arange(len(order))

@@ -14,12 +14,16 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from polystab.cube.labels import is_writable
 from polystab.errors import ReadError, RefusedFileError, shown
 from polystab.sources.eval_json import decoded, parse, parse_mapping, parse_shared, sections
 from polystab.sources.run_labels import RunLabel, parse_run, shots_of, step_of, without_shots
 
 # Which argument of `model_args` names the model, in the harness's own order of precedence.
 _MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
+
+# What 64 bits hold, with room to spare.
+LARGEST = 2**62
 
 _NOT_MEASURES = frozenset({"alias", "name", "sample_len", "sample_count"})
 
@@ -202,6 +206,10 @@ def _identity(config_text: str, options: Options) -> Identity:
         raise RefusedFileError(
             "limited", f"measured on part of the items (--limit {config['limit']}); --allow-limit reads it."
         )
+    if not run.model.strip() or not is_writable(run.model):
+        raise RefusedFileError("no-model", f"{run.model!r} cannot be a model's name.")
+    if max(step, run.seed or 0) > LARGEST:
+        raise RefusedFileError("no-step", f"step {step} or seed {run.seed} is larger than any cube holds.")
     return Identity(run, step, _count(config.get("num_fewshot")) or 0)
 
 
@@ -310,7 +318,7 @@ def _task_facts(
 
 def _count(value: Any) -> int | None:
     """A whole number from 0, or None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
 
 
 def _time(date: str | None, name: str) -> float:

@@ -11,6 +11,8 @@ from math import isnan
 from typing import Any, NamedTuple, TypeVar
 
 from polystab.cube.audit import AuditEntry
+from polystab.cube.labels import MetricId, is_writable, parse_metric_id
+from polystab.errors import RecordsError
 from polystab.sources.eval_files import EvalFile, Identity, TaskFacts, key_parts, number
 from polystab.sources.run_labels import RunLabel
 
@@ -49,13 +51,15 @@ class Source:
 class _Plan(NamedTuple):
     """How the scores of a file are read, where its tasks have exactly the keys ``keys``.
 
-    ``columns`` are (task, key, key of the standard error or "", metric code).
+    ``columns`` are (task, key, key of the standard error or "", metric code);
+    ``unnamed`` are keys that no metric id can be made of.
     """
 
     keys: list[frozenset[str]]
     columns: list[tuple[str, str, str, int]]
     metrics: array[int]
     shots: frozenset[int]
+    unnamed: list[str]
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Table:
         results = {task: scores for task, scores in parsed.results.items() if isinstance(scores, dict)}
         unusable = [f"{task}: {type(s).__name__}" for task, s in parsed.results.items() if task not in results]
         plan = self._plan(results, parsed)
+        unusable += plan.unnamed
         values = [results[task][key] for task, key, _, _ in plan.columns]
         errors = [results[task].get(error, math.nan) for task, _, error, _ in plan.columns]
         metrics = plan.metrics
@@ -102,19 +107,24 @@ class Table:
         plan = self._plans.get(known)
         if plan is not None and plan.keys == [scores.keys() for scores in results.values()]:
             return plan
-        columns = []
+        columns, unnamed = [], []
         shots = {task: parsed.facts.shots.get(task, parsed.identity.num_fewshot) for task in results}
         for task, scores in results.items():
             # The harness pools a group's standard error by a formula that does not match its mean.
             group = task in parsed.facts.groups
             for key, error, measure, chosen in key_parts(tuple(scores)):
-                metric = self.metrics.setdefault((task, measure, chosen, shots[task]), len(self.metrics))
+                parts = (task, measure.replace("/", "_"), chosen, shots[task])
+                if not _is_name(parts):
+                    unnamed.append(f"{task}/{key}: no name for a metric")
+                    continue
+                metric = self.metrics.setdefault(parts, len(self.metrics))
                 columns.append((task, key, "" if group else error, metric))
         plan = _Plan(
             [frozenset(scores) for scores in results.values()],
             columns,
             array("i", [metric for *_, metric in columns]),
             frozenset(shots.values()),
+            unnamed,
         )
         self._plans[known] = plan
         self._kept_facts.append(parsed.facts)  # so that its id() stays its own
@@ -166,3 +176,13 @@ T = TypeVar("T")
 def _without(items: Sequence[T], positions: Sequence[int]) -> list[T]:
     dropped = set(positions)
     return [item for i, item in enumerate(items) if i not in dropped]
+
+
+def _is_name(parts: MetricKey) -> bool:
+    """Whether the id made of the parts can be written, and read back as the same parts."""
+    task, measure, chosen, shots = parts
+    wanted = MetricId("eval", task, measure, shots, chosen)
+    try:
+        return is_writable(str(wanted)) and parse_metric_id(str(wanted)) == wanted
+    except RecordsError:
+        return False

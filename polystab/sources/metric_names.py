@@ -24,7 +24,8 @@ _GRADIENT_NORM = frozenset({"grad_norm", "gradient_norm", "gradients_norm", "gra
 # Clock, progress and settings: true, but nothing that was measured about the model.
 _CLOCKWORK = frozenset(
     {"epoch", "epochs", "lr", "time", "times", "timestamp", "runtime", "elapsed", "walltime", "eta"}
-    | {"seconds", "sec", "secs", "ms", "flos", "flops", "tflops", "throughput", "mfu"}
+    | {"second", "seconds", "sec", "secs", "ms", "minute", "minutes", "hour", "hours"}
+    | {"flos", "flops", "tflops", "throughput", "mfu"}
     | {"gpu", "cpu", "memory", "samples", "tokens"}
 )
 _COUNTERS = frozenset({"step", "steps", "global_step", "iteration", "iter", "index", "seed", "rank", "learning_rate"})

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from released_tree import write_released_tree
 
 import polystab as ps
@@ -186,6 +188,38 @@ class TestOneFile:
         (note,) = audit_facts(tree)["noted"]
         assert note["reason"] == "not-a-number"
         assert all(f"{task}/acc,none" in note["detail"] for task in "bcde")
+
+    @pytest.mark.parametrize(
+        ("task", "key"),
+        [("a", ",none"), ("", "acc,none"), ("a\0b", "acc,none"), ("a\ud800", "acc,none"), ("a", "acc,5")],
+    )
+    def test_names_that_cannot_be_a_metric_id_are_noted(self, tmp_path: Path, task: str, key: str) -> None:
+        tree = ps.read_lm_eval(
+            write(tmp_path, "x.json", new_file(results={task: {key: 0.5}, "good": {"acc,none": 0.25}}))
+        )
+        assert tree["metric"].values.tolist() == ["eval/good/acc"]
+        assert "no name for a metric" in audit_facts(tree)["noted"][0]["detail"]
+        assert ps.validate_cube(tree) == []
+
+    def test_a_slash_in_a_measure_becomes_an_underscore(self, tmp_path: Path) -> None:
+        cube = ps.read_lm_eval(write(tmp_path, "x.json", new_file(results={"a": {"f1/macro,none": 0.5}})))
+        assert cube["metric"].item() == "eval/a/f1_macro"
+
+    @pytest.mark.parametrize(
+        ("args", "reason"),
+        [
+            ("pretrained=pythia-14m,revision=step99999999999999999999", "no-step"),
+            ("pretrained=pythia-14m-seed99999999999999999999,revision=step1", "no-step"),
+            ("pretrained=a\ud800,revision=step1", "no-model"),
+            ("pretrained=seed3,revision=step1", None),
+        ],
+    )
+    def test_labels_that_no_cube_holds_are_refused(self, tmp_path: Path, args: str, reason: str | None) -> None:
+        write(tmp_path, "bad.json", new_file(config={"model_args": args}))
+        if reason is not None:
+            assert only_reason(tmp_path) == reason
+        else:
+            assert ps.validate_cube(ps.read_lm_eval(tmp_path)) == []
 
     def test_main_has_a_step_only_if_the_caller_says_it(self, tmp_path: Path) -> None:
         write(tmp_path, "main.json", new_file(revision="main"))
@@ -621,6 +655,25 @@ class TestRealInput:
         assert tree["weight_seed"].values.ravel().tolist() == [0, 1, 2, 3, 4]
 
 
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    base=st.sampled_from([json.dumps(new_file(), indent=2), json.dumps(old_file(), indent=4), json.dumps(new_file())]),
+    cut=st.tuples(st.integers(0, 900), st.integers(0, 60)),
+    put=st.one_of(st.binary(max_size=12), st.sampled_from([b"NaN", b"-1e999", b"null", b"{", b"}", b'"', b"\\ud800"])),
+)
+def test_any_damage_is_read_or_refused_and_spoils_nothing(
+    tmp_path: Path, base: str, cut: tuple[int, int], put: bytes
+) -> None:
+    content = base.encode()
+    start = min(cut[0], len(content))
+    write(tmp_path, "damaged.json", content[:start] + put + content[start + cut[1] :])
+    write(tmp_path, "good.json", new_file(model="EleutherAI/pythia-14m-seed7"))
+    tree = ps.read_lm_eval(tmp_path, on_duplicate="first")
+    assert tree["value"].sel(model="pythia-14m", seed=7, step=1000, metric="eval/arc_easy/acc").item() == 0.25
+    assert audit_facts(tree)["files"] == 2
+    assert ps.validate_cube(tree) == []
+
+
 def test_a_saved_tree_opens_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, "good.json", new_file())
     write(tmp_path, "bad.json", b"")
@@ -629,3 +682,50 @@ def test_a_saved_tree_opens_as_it_was(tmp_path: Path) -> None:
     opened = ps.open_tree(tmp_path / "cube.nc")
     xr.testing.assert_identical(opened.to_dataset().load(), tree.to_dataset())
     assert audit_entries(opened) == audit_entries(tree)
+
+
+def real_file_of_0_4_13(seed: int, step: int) -> dict[str, Any]:
+    """What harness 0.4.13 wrote for a group of two tasks of ten items each, shortened."""
+    scores = {"acc,none": 0.5, "acc_stderr,none": 0.1667, "acc_norm,none": 0.6, "acc_norm_stderr,none": 0.1633}
+    group = {"acc,none": 0.5, "acc_stderr,none": 0.1179, "sample_count": {"acc,none": 20}}
+    tasks = ("toy_a", "toy_b")
+    return {
+        "results": {
+            **{task: {"name": task, "alias": task, "sample_len": 10, **scores} for task in tasks},
+            "toy_group": {"alias": "toy_group", "name": "toy_group", "sample_len": 20, **group},
+        },
+        "groups": {"toy_group": {"alias": "toy_group", "name": "toy_group", "sample_len": 20, **group}},
+        "group_subtasks": {"toy_group": list(tasks)},
+        "configs": {
+            task: {"task": task, "num_fewshot": None, "metadata": {"pretrained": f"runs/{seed}"}} for task in tasks
+        },
+        "versions": {"toy_a": "Yaml", "toy_b": "Yaml", "toy_group": "N/A"},
+        "n-shot": {"toy_a": 0, "toy_b": 0, "toy_group": 0},
+        "higher_is_better": {task: {"acc": True, "acc_norm": True} for task in (*tasks, "toy_group")},
+        "n-samples": {task: {"original": 10, "effective": 10} for task in tasks},
+        "config": {
+            "model": "hf",
+            "model_args": {"pretrained": f"runs/tiny-seed{seed}/checkpoint-{step}"},
+            "model_revision": "main",
+            "limit": None,
+            "random_seed": 0,
+        },
+        "git_hash": None,
+        "date": 1795307455.4 + seed,
+        "lm_eval_version": "0.4.13",
+    }
+
+
+def test_the_newest_dialect_with_groups_and_local_checkpoints(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        for step in (10, 20):
+            folder = f"runs__tiny-seed{seed}__checkpoint-{step}"
+            write(tmp_path, f"{folder}/results_2026-11-22T00-31-18.181067.json", real_file_of_0_4_13(seed, step))
+    tree = ps.read_lm_eval(tmp_path)
+    assert dict(tree.sizes) == {"model": 1, "seed": 3, "step": 2, "metric": 5}
+    assert bool(tree["value"].notnull().all())
+    assert tree["model"].item() == "tiny"
+    assert tree["stderr"].sel(metric="eval/toy_a/acc").values.ravel().tolist() == [0.1667] * 6
+    assert bool(tree["stderr"].sel(metric="eval/toy_group/acc").isnull().all())
+    assert audit_facts(tree)["noted"] == []
+    assert "lm-eval 0.4.13" in audit_entries(tree)[0].detail

@@ -860,3 +860,37 @@ def test_real_curves_by_model_are_all_there_and_mostly_full():
 def test_real_folder_on_one_grid_is_refused():
     with pytest.raises(CubeTooLargeError, match="418,426,500 cells"):
         read_training_log(NANOGPT, columns={"model": "track+record", "seed": "run"})
+
+
+def test_what_a_trainer_logs_beside_losses_is_no_metric(tmp_path):
+    """The entries that transformers 5.23 writes: one per logging step, and one per evaluation."""
+    history = [
+        {"epoch": 0.125, "grad_norm": 2.26, "learning_rate": 5e-05, "loss": 2.88, "step": 1},
+        {
+            "epoch": 0.125,
+            "eval_loss": 2.85,
+            "eval_runtime": 0.01,
+            "eval_samples_per_second": 1541.1,
+            "eval_steps_per_second": 192.6,
+            "step": 1,
+        },
+        {
+            "epoch": 0.125,
+            "step": 1,
+            "total_flos": 272302080.0,
+            "train_loss": 2.88,
+            "train_runtime": 0.2,
+            "train_samples_per_second": 654.9,
+            "train_steps_per_second": 81.86,
+        },
+    ]
+    path = tmp_path / "tiny-seed2" / "trainer_state.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"log_history": history, "global_step": 1}))
+    cube = read_training_log(tmp_path, model="tiny").to_dataset()
+    assert {str(metric): cube["value"].sel(metric=metric).item() for metric in cube["metric"].values} == {
+        "gradient/all/norm": 2.26,
+        "loss/train/cross_entropy": 2.88,
+        "loss/validation/cross_entropy": 2.85,
+    }
+    assert cube["seed"].values.tolist() == [2]
