@@ -40,13 +40,20 @@ TASK_GROUPS = (
     ),
     ("blimp", *(f"blimp_{i:02d}_agreement" for i in range(67))),
 )
+# The least that a file can hold: one task each.
+SINGLE_TASKS = (("arc_challenge",), ("arc_easy",), ("sciq",), ("piqa",), ("winogrande",))
 LAMBADA = ("lambada_openai",)
 FILES = 8474
 MISLABELLED = 1095
 
 
 def write_released_tree(
-    root: Path, *, sizes: tuple[str, ...] = SIZES, seeds: int = 10, steps: tuple[int, ...] = STEPS
+    root: Path,
+    *,
+    sizes: tuple[str, ...] = SIZES,
+    seeds: int = 10,
+    steps: tuple[int, ...] = STEPS,
+    groups: tuple[tuple[str, ...], ...] = TASK_GROUPS,
 ) -> int:
     """Write the tree (all of it, or a small one of the same shape); return the number of files.
 
@@ -56,15 +63,15 @@ def write_released_tree(
     rng = random.Random(0)
     full = (sizes, seeds, steps) == (SIZES, 10, STEPS)
     written = 0
-    extra = FILES - MISLABELLED - len(sizes) * seeds * len(steps) * len(TASK_GROUPS) if full else 0
+    extra = FILES - MISLABELLED - len(sizes) * seeds * len(steps) * len(groups) if full else 0
     wrong = [(seed, step) for seed in range(1, seeds) for step in steps] if "410m" in sizes else []
     for size, seed, step in product(sizes, range(seeds), steps):
         repository = _repository(size, seed)
-        groups = list(TASK_GROUPS)
+        written_here = list(groups)
         if extra > 0 and not (size == "410m" and seed > 0):
-            groups.append(LAMBADA)
+            written_here.append(LAMBADA)
             extra -= 1
-        for number, tasks in enumerate(groups):
+        for number, tasks in enumerate(written_here):
             written += _write(root, repository, step, repository, tasks, number, rng)
     for copy in range(5 if full else 1):
         for number, (seed, step) in enumerate(wrong):

@@ -80,7 +80,7 @@ class EvalReader:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._middles: dict[tuple[str, ...], tuple[bytes, TaskFacts]] = {}
+        self._middles: dict[tuple[str, ...], tuple[bytes, TaskFacts, str]] = {}
         self._config: tuple[bytes, Identity] | None = None
 
     def parse(self, content: bytes, name: str) -> EvalFile:
@@ -105,7 +105,7 @@ class EvalReader:
             results = parse(content[len(_OPENING) - 1 : end].decode())
         except (RefusedFileError, UnicodeDecodeError):
             return None  # the thorough way says what is wrong
-        middle, facts = self._middles.get(tuple(results), (b"", None))
+        middle, facts, dialect = self._middles.get(tuple(results), (b"", None, ""))
         if facts is None or not content.startswith(middle, end):
             return None
         start = end + len(middle)
@@ -114,11 +114,11 @@ class EvalReader:
             config_text = content[start:stop].decode(errors="replace")
             self._config = content[start:stop], _identity(config_text, self._options)
         config, identity = self._config
-        tail = _TAIL.match(content, start + len(config))
-        if tail is None:
+        start += len(config)
+        if not content.startswith(_AFTER_CONFIG, start):
             return None
-        top = {"git_hash": (tail["hash"] or b"").decode(), "lm_eval_version": _quoted_after(content, _VERSION)}
-        return EvalFile(identity, facts, results, _time(tail["date"].decode(), name), _version(top))
+        top = _tail(content, start)
+        return EvalFile(identity, facts, results, _time(top.get("date"), name), _version(top, dialect))
 
     def _parse_sections(self, content: bytes, name: str) -> EvalFile:
         top = sections(decoded(content))
@@ -134,7 +134,7 @@ class EvalReader:
         identity = _identity(top["config"], self._options)
         facts = self._facts(top)
         self._remember(content, results, facts, top)
-        return EvalFile(identity, facts, results, _time(top.get("date"), name), _version(top))
+        return EvalFile(identity, facts, results, _time(top.get("date"), name), _version(top, _dialect(top)))
 
     def _facts(self, top: Mapping[str, str]) -> TaskFacts:
         by_task = top.get("n-shot")
@@ -153,14 +153,16 @@ class EvalReader:
         if stop >= 0 and content[len(_OPENING) - 1 : start] == top["results"].encode():
             if len(self._middles) >= _MOST_MIDDLES:
                 self._middles.clear()
-            self._middles[tuple(results)] = content[start : stop + len(_CONFIG) - 1], facts
+            self._middles[tuple(results)] = content[start : stop + len(_CONFIG) - 1], facts, _dialect(top)
 
 
 _OPENING = b'{\n  "results": {'
 _CLOSING = b"\n  }"
 _CONFIG = b'\n  "config": {'
-_TAIL = re.compile(rb',\n  "git_hash": (?:"(?P<hash>\w+)"|null),\n  "date": (?P<date>[\d.]+),?\n')
-_VERSION = b'\n  "lm_eval_version": "'
+_AFTER_CONFIG = (b',\n  "', b"\n}")
+# The harness writes these two right after the config.
+_TAIL = re.compile(rb',\n  "git_hash": (?P<hash>"\w+"|null),\n  "date": (?P<date>[\d.]+)')
+_VERSION = b'\n  "lm_eval_version": '
 _NEAR_THE_END = 4096
 _MOST_MIDDLES = 256
 
@@ -339,15 +341,33 @@ def _time(date: str | None, name: str) -> float:
     return math.nan
 
 
-def _quoted_after(content: bytes, opening: bytes) -> str:
-    """What stands between the last ``opening`` and the next quote; empty if there is none near the end."""
-    start = content.rfind(opening, max(0, len(content) - _NEAR_THE_END)) + len(opening)
-    return content[start : content.find(b'"', start)].decode(errors="replace") if start >= len(opening) else ""
+def _tail(content: bytes, start: int) -> dict[str, str]:
+    """The wanted entries after the config: ``git_hash``, ``date`` and ``lm_eval_version``, where they stand."""
+    if match := _TAIL.match(content, start):
+        top = {"git_hash": match["hash"].decode(), "date": match["date"].decode()}
+    else:
+        top = {key: _line_after(content, b'\n  "%s": ' % key.encode(), start) for key in ("git_hash", "date")}
+    top["lm_eval_version"] = _line_after(content, _VERSION, max(start, len(content) - _NEAR_THE_END))
+    return {key: value for key, value in top.items() if value}
 
 
-def _version(top: Mapping[str, str]) -> str:
+def _line_after(content: bytes, opening: bytes, start: int) -> str:
+    """The rest of the line that begins with ``opening``, without its comma; empty if there is none."""
+    found = content.find(opening, start)
+    if found < 0:
+        return ""
+    line = content[found + len(opening) : content.find(b"\n", found + len(opening))]
+    return line.decode(errors="replace").rstrip(",")
+
+
+def _dialect(top: Mapping[str, str]) -> str:
+    """What wrote a file, where it does not state its version."""
+    return "lm-eval 0.3" if "versions" in top and "configs" not in top else "lm-eval"
+
+
+def _version(top: Mapping[str, str], dialect: str) -> str:
     for key in ("lm_eval_version", "git_hash"):
         said = top.get(key, "").strip('"')
         if said and said != "null":
             return f"lm-eval {said}" if key == "lm_eval_version" else f"lm-eval at {said}"
-    return "lm-eval 0.3" if "versions" in top and "configs" not in top else "lm-eval"
+    return dialect

@@ -80,8 +80,10 @@ class Table:
 
     def add(self, path: str, sha256: str, parsed: EvalFile) -> list[str]:
         """Append the scores of a file; return what in it was no number."""
-        results = {task: scores for task, scores in parsed.results.items() if isinstance(scores, dict)}
-        unusable = [f"{task}: {type(s).__name__}" for task, s in parsed.results.items() if task not in results]
+        results, unusable = parsed.results, []
+        if not _DICT.issuperset(map(type, results.values())):
+            results = {task: scores for task, scores in results.items() if isinstance(scores, dict)}
+            unusable = [f"{task}: {type(s).__name__}" for task, s in parsed.results.items() if task not in results]
         plan = self._plan(results, parsed)
         unusable += plan.unnamed
         values = [results[task][key] for task, key, _, _ in plan.columns]
@@ -168,6 +170,7 @@ class Table:
         return [AuditEntry(*entry) for entry in entries]
 
 
+_DICT = frozenset({dict})
 _FLOAT = frozenset({float})
 
 T = TypeVar("T")

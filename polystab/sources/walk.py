@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 from polystab.errors import ReadError
@@ -14,7 +15,7 @@ from polystab.errors import ReadError
 def walk_files(
     tree: str | os.PathLike[str], suffixes: str | tuple[str, ...], *, on_error: Callable[[str, str], None]
 ) -> Iterator[tuple[str, str]]:
-    """Files below ``tree`` that end in one of ``suffixes``, in alphabetical order.
+    """Files below ``tree`` that end in one of ``suffixes``: those of a folder, then its folders, by name.
 
     Symbolic links are followed, and each folder is visited once, so that a loop of
     links ends. ``tree`` may also be a single file, which is given whatever its suffix.
@@ -32,40 +33,54 @@ def walk_files(
     root = os.fspath(Path(tree).expanduser())
     if not Path(root).exists():
         raise ReadError(f"{root} does not exist.")
-    if Path(root).is_dir():
-        yield from _walk(root, "", suffixes, on_error, set())
-    else:
+    if not Path(root).is_dir():
         yield root, Path(root).name
+        return
+    seen: set[tuple[int, int]] = set()
+    waiting = [(root, "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        files, folders = _listed(folder, prefix, suffixes, on_error, seen)
+        yield from files
+        waiting.extend(reversed(folders))
 
 
-def _walk(
+def _listed(
     folder: str,
     prefix: str,
     suffixes: str | tuple[str, ...],
     on_error: Callable[[str, str], None],
     seen: set[tuple[int, int]],
-) -> Iterator[tuple[str, str]]:
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The wanted files in one folder, and its folders, each with its path relative to the tree."""
+    files: list[tuple[str, str]] = []
+    folders: list[tuple[str, str]] = []
     try:
         status = os.stat(folder)  # noqa: PTH116 (os.scandir's own currency; thousands of folders)
         if (status.st_dev, status.st_ino) in seen:
-            return
+            return files, folders
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(found, key=_entry_name)
     except OSError as error:
         on_error(prefix.rstrip("/") or ".", f"folder cannot be read: {error.strerror}.")
-        return
+        return files, folders
     for entry in entries:
+        name = entry.name
         try:
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", suffixes, on_error, seen)
-            elif entry.name.endswith(suffixes):
-                if entry.is_file():
-                    yield entry.path, prefix + entry.name
-                else:
-                    on_error(prefix + entry.name, "not a regular file, or a link to nothing.")
+            wanted = name.endswith(suffixes)
+            if wanted and entry.is_file():
+                files.append((entry.path, prefix + name))
+            elif entry.is_dir():
+                folders.append((entry.path, f"{prefix}{name}/"))
+            elif wanted:
+                on_error(prefix + name, "not a regular file, or a link to nothing.")
         except OSError as error:
-            on_error(prefix + entry.name, f"{error.strerror}.")
+            on_error(prefix + name, f"{error.strerror}.")
+    return files, folders
+
+
+_entry_name = attrgetter("name")
 
 
 def read_bytes(path: str, limit: int) -> bytes | None:

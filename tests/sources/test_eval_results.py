@@ -20,6 +20,7 @@ from released_tree import write_released_tree
 import polystab as ps
 from polystab.cube import audit_entries, audit_facts
 from polystab.sources import eval_parts
+from polystab.sources.eval_files import EvalReader, Options
 
 
 def new_file(
@@ -603,6 +604,20 @@ class TestTrees:
         cube = ps.read_lm_eval(tmp_path).to_dataset()["value"].squeeze(("model", "step"))
         assert cube.sel(metric="eval/arc_easy/acc").notnull().values.tolist() == [True, True, False]
         assert cube.sel(metric="eval/arc_easy@5shot/acc").notnull().values.tolist() == [False, False, True]
+
+    @pytest.mark.parametrize("left_out", [(), ("date",), ("date", "git_hash"), ("git_hash",)])
+    def test_a_later_file_says_the_same_of_itself_as_the_first(self, tmp_path: Path, left_out: tuple[str, ...]) -> None:
+        for seed in (1, 2, 3):
+            content = new_file(model=f"EleutherAI/pythia-14m-seed{seed}", date=1e9 + seed, lm_eval_version="0.4.2")
+            write(tmp_path, f"new/{seed}.json", {key: value for key, value in content.items() if key not in left_out})
+            write(tmp_path, f"old/{seed}.json", old_file(model=f"EleutherAI/pythia-31m-seed{seed}"))
+        reader = EvalReader(Options())
+        for kind in ("new", "old"):
+            contents = [(tmp_path / kind / f"{seed}.json").read_bytes() for seed in (1, 2, 3)]
+            remembered = [reader.parse(content, "x.json") for content in contents]
+            fresh = [EvalReader(Options()).parse(content, "x.json") for content in contents]
+            assert repr(remembered) == repr(fresh)
+            assert remembered[2].version == ("lm-eval 0.4.2" if kind == "new" else "lm-eval 0.3")
 
     def test_a_later_file_with_a_damaged_score_is_refused(self, tmp_path: Path) -> None:
         write(tmp_path, "1.json", new_file())
