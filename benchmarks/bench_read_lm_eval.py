@@ -15,7 +15,6 @@ from pathlib import Path
 from harness import in_fresh_process, print_ratio, report_line
 from released_tree import FILES, MISLABELLED, SINGLE_TASKS, write_released_tree
 
-
 IMPORTS = "import json, pandas, numpy, xarray, polystab; polystab.read_lm_eval"
 
 

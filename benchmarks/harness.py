@@ -66,7 +66,12 @@ def print_ratio(
     unit: str = "s",
     names: tuple[str, str] = ("peer", "ours"),
 ) -> None:
-    """Print the ratio of the medians of two sets of measurements, the first over the second."""
+    """Print the ratio of two sets of measurements, the first over the second, and the medians behind it.
+
+    Measured in turn, they are compared pair by pair (median of the ratios), so that a
+    machine whose speed drifts meanwhile does not decide.
+    """
     p, o = statistics.median(peer), statistics.median(ours)
-    ratio = p / o if o else float("inf")
+    pairs = zip(peer, ours, strict=True) if len(peer) == len(ours) else [(p, o)]
+    ratio = statistics.median(a / b if b else float("inf") for a, b in pairs)
     report_line(f"{what}: {ratio:.2f}x ({names[0]} {p:.3g} {unit}, {names[1]} {o:.3g} {unit}; wanted {wanted})")

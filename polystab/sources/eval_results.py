@@ -176,12 +176,18 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def _claims(name: str) -> PathClaims:
-    folder, _, file = name.rpartition("/")
-    own = part_claims(file.removesuffix(".json"), folder.count("/") + 1 if folder else 0)
-    if not folder:
-        return own
-    return folder_claims(folder) if own is NO_CLAIMS else folder_claims(folder) | own
+def _path_claims(sources: Iterable[Source]) -> list[PathClaims]:
+    """What the path of each file says; files of one folder with plain names share one answer."""
+    by_folder: dict[str, PathClaims] = {}
+    found = []
+    for source in sources:
+        folder, _, file = source.path.rpartition("/")
+        claims = by_folder.get(folder)
+        if claims is None:
+            claims = by_folder[folder] = folder_claims(folder) if folder else NO_CLAIMS
+        own = part_claims(file.removesuffix(".json"), folder.count("/") + 1 if folder else 0)
+        found.append(claims if own is NO_CLAIMS else claims | own)
+    return found
 
 
 def _nothing_read(tree: str | os.PathLike[str], log: AuditLog) -> str:
@@ -200,10 +206,10 @@ def _refuse_mislabelled(tree: Path, sources: list[Source], log: AuditLog, *, che
     models = frozenset(model_words(source.model) for source in sources)
     known = models if check_models else None
     above = claims_above(tree.absolute() if tree.is_dir() else tree.absolute().parent, models)
-    claims = [_claims(source.path) for source in sources]
+    claims = _path_claims(sources)
     if above is not NO_CLAIMS:
         claims = [claim | above for claim in claims]
-    seeded = frozenset[tuple[int, str]]().union(*{claim.seeded for claim in claims})
+    seeded = frozenset[tuple[int, str]]().union(*(claim.seeded for claim in {id(c): c for c in claims}.values()))
     checked: dict[tuple[int, int, frozenset[int]], str] = {}
     for source, claim in zip(sources, claims, strict=True):
         # Claims and identities are shared between files, so few combinations differ.
@@ -285,7 +291,7 @@ def _with_varied_seeds(cube: xr.Dataset, used: list[Source]) -> xr.Dataset:
         return cube
     models, seeds = cube["model"].values.tolist(), cube["seed"].values.tolist()
     arrays = {kind: np.full((len(models), len(seeds)), -1, dtype=np.int64) for kind in ("weight", "data")}
-    for source in used:
+    for source in {id(source.identity): source for source in used}.values():
         at = models.index(source.model), seeds.index(source.seed)
         for kind, array in arrays.items():
             array[at] = source.seed if source.identity.run.varied in ("", kind) else 0
