@@ -121,7 +121,7 @@ def open_cube(path: PathLike) -> xr.Dataset:
         check_schema(dict(cube.attrs), where=str(path))
         cube = _plain_text(cube)
         check_cube(cube, values=False, where=str(path))
-    except Exception as error:
+    except Exception as error:  # a damaged file can make xarray raise anything; close it, say which it was
         if cube is not None:
             cube.close()
         if isinstance(error, PolystabError):
@@ -176,7 +176,7 @@ def _opened_tree(path: PathLike, *, check: bool) -> xr.DataTree:
         tree.set_close(opened.close)
         if check:
             check_cube(tree, values=False, where=str(path))
-    except Exception as error:
+    except Exception as error:  # as in open_cube
         if opened is not None:
             opened.close()
         if isinstance(error, PolystabError):
