@@ -53,6 +53,7 @@ from polystab._version import __version__
 from polystab.analysis.audit import MIN_DISTINCT
 from polystab.analysis.outliers import rank_runs
 from polystab.cube.audit import AuditEntry
+from polystab.cube.describe import cube_facts
 from polystab.plots.describe import (
     chosen,
     describe_coverage,
@@ -61,7 +62,7 @@ from polystab.plots.describe import (
     legend_title,
     quartiles,
 )
-from polystab.report.results import MAX_MODELS, MAX_PANELS, Results, analyse
+from polystab.report.results import CHANCE_RNG, MAX_MODELS, MAX_PANELS, Results, analyse
 from polystab.report.takeaways import takeaways
 
 SCHEMA = 1
@@ -142,14 +143,13 @@ def plain(value: Any) -> Any:
 def _contents(results: Results) -> Summary:
     cube, cover = results.cube, results.cover
     steps = cube["step"].values
-    seeds = cube["seed"].values
-    there = (~np.isnan(cube["value"].transpose("model", "seed", "step", "metric").values)).any(axis=(2, 3))
+    runs = cube_facts(cube)["runs"]
     parameters = cube["n_parameters"].values if "n_parameters" in cube.coords else np.full(cube.sizes["model"], -1)
     models = [
         {
             "model": str(name),
             "n_parameters": int(parameters[i]) if parameters[i] > 0 else None,
-            "seeds": seeds[there[i]].tolist(),
+            "seeds": runs[str(name)],
             **{short: cover[long].values[i] for short, long in _MODEL_COLUMNS.items()},
         }
         for i, name in enumerate(cube["model"].values.tolist())
@@ -347,7 +347,7 @@ def _methods(results: Results) -> Summary:
             "different values that make equal trajectories copies": MIN_DISTINCT,
             "panels at most": MAX_PANELS,
             "models in a panel at most": MAX_MODELS,
-            "rng of the chance share": 0,
+            "rng of the chance share": CHANCE_RNG,
         },
     }
 

@@ -16,6 +16,7 @@ from polystab.cube.build import cell_label
 from polystab.cube.labels import MetricId, model_order
 from polystab.cube.specs import DIMS
 from polystab.errors import SHOWN_LABELS, ConflictError, shown
+from polystab.sources.duplicates import Settled, settle
 from polystab.sources.eval_table import MetricKey, Source, Table
 
 OnDuplicate = Literal["error", "latest", "earliest", "first", "last"]
@@ -89,17 +90,15 @@ def settle_duplicates(cells: Cells, sources: list[Source], rule: OnDuplicate, lo
         There are different values and the rule is ``"error"``, or goes by a time that
         the files do not state.
     """
+    # In order of precedence, so that the last row of a cell is the one that stays.
+    cells = cells.rows(np.argsort(_rank(sources, rule)[cells.owner], kind="stable"))
     flat = np.ravel_multi_index(tuple(cells.codes[dim] for dim in DIMS), cells.shape)
-    order = np.lexsort((_rank(sources, rule)[cells.owner], flat))
-    cell = flat[order]
-    last = np.append(cell[1:] != cell[:-1], True)
-    if last.all():
+    settled = settle(flat, cells.value, cells.stderr, "last")
+    if settled is None:
         return cells
-    winner = order[last][np.cumsum(last) - last]
-    lost = ~last & (cells.value[order] != cells.value[winner])
-    if lost.any():
-        _record_losses(cells, sources, flat, order[lost], winner[lost], rule, log)
-    return cells.rows(np.sort(order[last]))
+    if len(settled.losing):
+        _record_losses(cells, sources, flat, settled, rule, log)
+    return cells.rows(settled.kept)
 
 
 def _rank(sources: list[Source], rule: OnDuplicate) -> npt.NDArray[np.float64]:
@@ -116,22 +115,24 @@ def _record_losses(
     cells: Cells,
     sources: list[Source],
     flat: npt.NDArray[np.intp],
-    losers: npt.NDArray[np.intp],
-    winners: npt.NDArray[np.intp],
+    settled: Settled,
     rule: OnDuplicate,
     log: AuditLog,
 ) -> None:
     lost: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
-    for row, other in zip(losers.tolist(), winners.tolist(), strict=True):
+    for row, other in zip(settled.losing.tolist(), settled.against.tolist(), strict=True):
         pair = int(cells.owner[row]), int(cells.owner[other])
-        lost[pair][cell_label(int(flat[row]), cells.shape, cells.labels)] = float(cells.value[row])
+        cell, number = cell_label(int(flat[row]), cells.shape, cells.labels), float(cells.value[row])
+        if number == cells.value[other]:
+            cell, number = f"{cell}|stderr", float(cells.stderr[row])
+        lost[pair][cell] = number
     if rule == "error":
         first = [
             f"{next(iter(values))} in {sources[a].path} and {sources[b].path}"
             for (a, b), values in list(lost.items())[:SHOWN_LABELS]
         ]
         raise ConflictError(
-            f"{len(np.unique(flat[losers]))} cells have different values in several files: {shown(first, total=len(lost))}. "
+            f"{len(np.unique(flat[settled.losing]))} cells have different values in several files: {shown(first, total=len(lost))}. "
             "Choose --on-duplicate latest, earliest, first or last; what gives way is kept in the audit."
         )
     if rule in ("latest", "earliest"):

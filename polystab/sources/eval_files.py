@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from polystab.cube.labels import is_writable
 from polystab.errors import ReadError, RefusedFileError, shown
-from polystab.sources.eval_json import decoded, parse, parse_mapping, parse_shared, sections
+from polystab.sources.eval_json import WANTED, decoded, parse, parse_mapping, parse_shared, sections
 from polystab.sources.run_labels import RunLabel, parse_run, shots_of, step_of, without_shots
 
 # Which argument of `model_args` names the model, in the harness's own order of precedence.
@@ -111,13 +111,14 @@ class EvalReader:
         start = end + len(middle)
         if self._config is None or not content.startswith(self._config[0], start):
             stop = content.find(_CLOSING, start) + len(_CLOSING)
-            config_text = content[start:stop].decode(errors="replace")
-            self._config = content[start:stop], _identity(config_text, self._options)
+            try:
+                self._config = content[start:stop], _identity(content[start:stop].decode(), self._options)
+            except (RefusedFileError, UnicodeDecodeError):
+                return None
         config, identity = self._config
-        start += len(config)
-        if not content.startswith(_AFTER_CONFIG, start):
+        top = _rest(content[start + len(config) :])
+        if top is None:
             return None
-        top = _tail(content, start)
         return EvalFile(identity, facts, results, _time(top.get("date"), name), _version(top, dialect))
 
     def _parse_sections(self, content: bytes, name: str) -> EvalFile:
@@ -150,7 +151,9 @@ class EvalReader:
             return  # `groups` repeats scores, so no two files are alike there
         start = content.find(_CLOSING, len(_OPENING)) + len(_CLOSING)
         stop = content.find(_CONFIG, start)
-        if stop >= 0 and content[len(_OPENING) - 1 : start] == top["results"].encode():
+        end = content.find(_CLOSING, stop + len(_CONFIG)) + len(_CLOSING)
+        whole = stop >= 0 and content[len(_OPENING) - 1 : start] == top["results"].encode()
+        if whole and _rest(content[end:]) is not None:
             if len(self._middles) >= _MOST_MIDDLES:
                 self._middles.clear()
             self._middles[tuple(results)] = content[start : stop + len(_CONFIG) - 1], facts, _dialect(top)
@@ -159,11 +162,8 @@ class EvalReader:
 _OPENING = b'{\n  "results": {'
 _CLOSING = b"\n  }"
 _CONFIG = b'\n  "config": {'
-_AFTER_CONFIG = (b',\n  "', b"\n}")
-# The harness writes these two right after the config.
-_TAIL = re.compile(rb',\n  "git_hash": (?P<hash>"\w+"|null),\n  "date": (?P<date>[\d.]+)')
-_VERSION = b'\n  "lm_eval_version": '
-_NEAR_THE_END = 4096
+# What may stand behind the config without deciding how the results are read.
+_DECISIVE = WANTED - {"date", "git_hash", "lm_eval_version"}
 _MOST_MIDDLES = 256
 
 
@@ -341,23 +341,20 @@ def _time(date: str | None, name: str) -> float:
     return math.nan
 
 
-def _tail(content: bytes, start: int) -> dict[str, str]:
-    """The wanted entries after the config: ``git_hash``, ``date`` and ``lm_eval_version``, where they stand."""
-    if match := _TAIL.match(content, start):
-        top = {"git_hash": match["hash"].decode(), "date": match["date"].decode()}
-    else:
-        top = {key: _line_after(content, b'\n  "%s": ' % key.encode(), start) for key in ("git_hash", "date")}
-    top["lm_eval_version"] = _line_after(content, _VERSION, max(start, len(content) - _NEAR_THE_END))
-    return {key: value for key, value in top.items() if value}
+def _rest(content: bytes) -> dict[str, str] | None:
+    """The wanted entries behind the config, as text; None where that is no plain end of a file.
 
-
-def _line_after(content: bytes, opening: bytes, start: int) -> str:
-    """The rest of the line that begins with ``opening``, without its comma; empty if there is none."""
-    found = content.find(opening, start)
-    if found < 0:
-        return ""
-    line = content[found + len(opening) : content.find(b"\n", found + len(opening))]
-    return line.decode(errors="replace").rstrip(",")
+    A section that decides how the results are read makes it none: it belongs before the config.
+    """
+    if not content.startswith((b',\n  "', b"\n}")):
+        return None
+    try:
+        rest = parse("{" + content.decode().removeprefix(","))
+    except (RefusedFileError, UnicodeDecodeError):
+        return None
+    if not _DECISIVE.isdisjoint(rest):
+        return None
+    return {key: str(rest[key]) for key in ("git_hash", "date", "lm_eval_version") if rest.get(key) is not None}
 
 
 def _dialect(top: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Parsing the files of a tree, on all cores where there are many.
 
 The other processes are new interpreters that import only this module and what it
-needs, none of it heavy, so they start in a twentieth of a second; forking this one,
+needs, none of it heavy, so they start in a tenth of a second; forking this one,
 with everything it has loaded, was measured to be slower. Should one fail, its files
 are parsed here, so that the result never depends on it.
 """

@@ -515,6 +515,21 @@ class TestDuplicates:
         assert facts["read"] == 2
         assert facts["replaced"] == []
 
+    def test_different_standard_errors_of_one_value_are_a_conflict_too(self, tmp_path: Path) -> None:
+        for name, stderr in (("a.json", 0.01), ("b.json", 0.02)):
+            write(tmp_path, name, new_file(results={"t": {"acc,none": 0.5, "acc_stderr,none": stderr}}))
+        with pytest.raises(ps.PolystabError, match="different values"):
+            ps.read_lm_eval(tmp_path)
+        tree = ps.read_lm_eval(tmp_path, on_duplicate="first")
+        assert tree["stderr"].item() == 0.01
+        assert audit_facts(tree)["replaced"][0]["values"] == {"pythia-14m|1|1000|eval/t/acc|stderr": 0.02}
+
+    def test_a_known_standard_error_is_kept_where_the_value_is_repeated_without(self, tmp_path: Path) -> None:
+        for name, scores in (("a.json", {"acc_stderr,none": 0.01}), ("b.json", {})):
+            write(tmp_path, name, new_file(results={"t": {"acc,none": 0.5, **scores}}))
+        for rule in ("error", "first", "last"):
+            assert ps.read_lm_eval(tmp_path, on_duplicate=rule)["stderr"].item() == 0.01  # type: ignore[arg-type]
+
     def test_a_rule_by_time_needs_times(self, tree: Path) -> None:
         content = json.loads((tree / "a.json").read_text())
         del content["date"]
@@ -604,6 +619,32 @@ class TestTrees:
         cube = ps.read_lm_eval(tmp_path).to_dataset()["value"].squeeze(("model", "step"))
         assert cube.sel(metric="eval/arc_easy/acc").notnull().values.tolist() == [True, True, False]
         assert cube.sel(metric="eval/arc_easy@5shot/acc").notnull().values.tolist() == [False, False, True]
+
+    @pytest.mark.parametrize("first_has_it", [True, False])
+    def test_a_limit_behind_the_config_of_a_later_file_is_seen(self, tmp_path: Path, first_has_it: bool) -> None:
+        """What is remembered of earlier files must not hide a section that stands elsewhere than they had it."""
+        for seed, used in ((1, 100), (2, 10)):
+            content = new_file(model=f"EleutherAI/pythia-14m-seed{seed}")
+            samples = content.pop("n-samples")
+            samples["arc_easy"]["effective"] = used
+            write(tmp_path, f"{seed}.json", {**content, "n-samples": samples} if seed == 2 or first_has_it else content)
+        (refused,) = audit_facts(ps.read_lm_eval(tmp_path))["refused"]
+        assert (refused["path"], refused["reason"]) == ("2.json", "limited")
+
+    def test_shots_behind_the_config_of_an_earlier_file_are_its_own(self, tmp_path: Path) -> None:
+        for seed in (1, 2):
+            content = new_file(model=f"EleutherAI/pythia-14m-seed{seed}")
+            del content["n-shot"]
+            write(tmp_path, f"{seed}.json", {**content, "n-shot": {"arc_easy": 5}} if seed == 1 else content)
+        cube = ps.read_lm_eval(tmp_path).to_dataset()["value"].squeeze(("model", "step"))
+        assert cube.sel(metric="eval/arc_easy@5shot/acc").notnull().values.tolist() == [True, False]
+        assert cube.sel(metric="eval/arc_easy/acc").notnull().values.tolist() == [False, True]
+
+    def test_a_second_results_section_of_a_later_file_is_seen(self, tmp_path: Path) -> None:
+        write(tmp_path, "1.json", new_file())
+        text = json.dumps(new_file(model="EleutherAI/pythia-14m-seed2"), indent=2)
+        write(tmp_path, "2.json", text[:-2] + ',\n  "results": {"x": {"acc,none": 1.0}}\n}')
+        assert [entry["reason"] for entry in audit_facts(ps.read_lm_eval(tmp_path))["refused"]] == ["duplicate-keys"]
 
     @pytest.mark.parametrize("left_out", [(), ("date",), ("date", "git_hash"), ("git_hash",)])
     def test_a_later_file_says_the_same_of_itself_as_the_first(self, tmp_path: Path, left_out: tuple[str, ...]) -> None:
