@@ -16,7 +16,7 @@ $(VENV)/core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test: $(VENV)/core
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install -c constraints.txt -e '.[fill,test]'
 	@touch $@
 
 report: $(VENV)/core  ## write report.html for the bundled demo cube

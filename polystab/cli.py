@@ -9,27 +9,28 @@ or bad input.
 
 from __future__ import annotations
 
-import json
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from polystab._version import __version__
+from polystab.cli_common import JSON, options, print_json, require_writable
 from polystab.errors import PolystabError
 
 if TYPE_CHECKING:
     import xarray as xr
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 RULES = ("error", "latest", "earliest", "first", "last")
 # Below this share of measured cells a common grid is hardly worth having.
 MOSTLY_EMPTY = 0.05
 
 LOG_RULES = ("error", "first", "last")
+
+ELSEWHERE = {"fill": "polystab.cli_fill:fill", "train": "polystab.cli_train:train"}
 
 
 class _Group(click.Group):
@@ -55,15 +56,6 @@ class _Group(click.Group):
             ) from error
 
 
-def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
 class _ReadGroup(_Group):
     """The built-in sources, each with its own options, and those that other packages register."""
 
@@ -71,7 +63,7 @@ class _ReadGroup(_Group):
         from polystab.sources.registry import sources
 
         built_in = super().list_commands(ctx)
-        return [*built_in, *(name for name in sources() if name not in built_in)]
+        return [*built_in, *(name for name, source in sources().items() if source.reader and name not in built_in)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         command = super().get_command(ctx, name)
@@ -80,20 +72,34 @@ class _ReadGroup(_Group):
         from polystab.sources.registry import sources
 
         source = sources().get(name)
-        if source is None:
+        if source is None or not source.reader:
             return None
 
         def read_source(path: str, output: str, overwrite: bool, as_json: bool) -> None:
-            _require_writable(output, overwrite)
+            require_writable(output, overwrite)
             _write_cubes({output: source.read(path)}, overwrite, as_json)
 
         argument = click.argument("path", type=click.Path())
         return click.command(name, short_help=source.summary, help=f"Read {source.summary}.")(
-            _options(argument, _OUTPUT, _JSON)(read_source)
+            options(argument, _OUTPUT, JSON)(read_source)
         )
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _MainGroup(_Group):
+    """Also the commands that live in modules of their own, imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in ELSEWHERE:
+            return super().get_command(ctx, name)
+        module, _, attribute = ELSEWHERE[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=_MainGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="polystab")
 def main() -> None:
     """Seed-stability of language-model training.
@@ -111,12 +117,11 @@ def read() -> None:
     """Make a cube from result files; what was refused, and why, is kept in its audit."""
 
 
-_OUTPUT = _options(
+_OUTPUT = options(
     click.option("-o", "--output", required=True, type=click.Path(), help="The netCDF file to write."),
     click.option("--overwrite", is_flag=True, help="Replace the file if it exists."),
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
-_COLUMNS = _options(
+_COLUMNS = options(
     click.option(
         "--columns", default="", metavar="NAME=COLUMN,...",
         help="Where labels come from: model=record,seed=run,step=step. Join columns with +; == starts a constant (model==gpt2).",
@@ -139,7 +144,7 @@ _COLUMNS = _options(
 )
 @click.argument("tree", type=click.Path())
 @_OUTPUT
-@_JSON
+@JSON
 @click.option("--on-duplicate", type=click.Choice(RULES), default="error", show_default=True,
               help="Which of two different values for one cell to keep; what loses is kept in the audit.")  # fmt: skip
 @click.option("--allow-limit", is_flag=True, help="Also read files measured on part of the items (--limit).")
@@ -167,7 +172,7 @@ def read_lm_eval(
     """
     from polystab.sources.registry import get_source
 
-    _require_writable(output, overwrite)
+    require_writable(output, overwrite)
     steps = dict(_step_of_revision(text) for text in revisions)
     cube = get_source("lm-eval").read(
         tree,
@@ -187,7 +192,7 @@ def read_lm_eval(
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @_OUTPUT
-@_JSON
+@JSON
 @_COLUMNS
 @click.option(
     "--run-pattern", metavar="REGEX", help="Finds (?P<model>) and (?P<seed>) in the paths of files with one run each."
@@ -210,7 +215,7 @@ def read_training_log(files: Sequence[str], run_pattern: str | None, **given: An
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @_OUTPUT
-@_JSON
+@JSON
 @_COLUMNS
 @click.option("--layout", type=click.Choice(["auto", "tidy", "wide"]), default="auto", show_default=True,
               help="tidy: a row a value (model,seed,step,metric,value[,stderr]); wide: a column a metric.")  # fmt: skip
@@ -254,7 +259,7 @@ def _read_columns(
     if title:
         options["title"] = title
     if split is None:
-        _require_writable(output, overwrite)
+        require_writable(output, overwrite)
         _write_cubes({output: readers[0](list(files), **options)}, overwrite, as_json)
         return
     from polystab.files import file_names
@@ -267,7 +272,7 @@ def _read_columns(
     names = file_names(cubes)
     outputs = {str(folder / f"{names[name]}.nc"): cube for name, cube in cubes.items()}
     for path in outputs:
-        _require_writable(path, overwrite)
+        require_writable(path, overwrite)
     _write_cubes(outputs, overwrite, as_json)
 
 
@@ -279,7 +284,7 @@ def _write_cubes(outputs: Mapping[str, xr.DataTree], overwrite: bool, as_json: b
         save_cube(cube, path, overwrite=overwrite)
     facts = [{**audit_facts(cube), "output": path} for path, cube in outputs.items()]
     if as_json:
-        _print_json(facts[0] if len(facts) == 1 else facts)
+        print_json(facts[0] if len(facts) == 1 else facts)
         return
     for (path, cube), said in zip(outputs.items(), facts, strict=True):
         click.echo(f"{path}: {coverage_sentence(cube)}")
@@ -319,7 +324,7 @@ def report(cube: str, output: str | None, format_: Any, title: str | None, overw
     if output is None and format_ in (None, "html"):
         raise click.UsageError("an HTML page needs a file: -o report.html (md and json can go to standard output).")
     if output is not None:
-        _require_writable(output, overwrite or is_report(output))
+        require_writable(output, overwrite or is_report(output))
     with open_any(cube) as tree:
         if output is None:
             click.echo(write_report(tree, format=format_, title=title))
@@ -330,7 +335,7 @@ def report(cube: str, output: str | None, format_: Any, title: str | None, overw
 
 @main.command(epilog="Example: polystab info evals.nc --json")
 @click.argument("cube", metavar="CUBE_OR_NAME")
-@_JSON
+@JSON
 def info(cube: str, as_json: bool) -> None:
     """Say what is in a cube."""
     from polystab.cube import open_any
@@ -339,14 +344,14 @@ def info(cube: str, as_json: bool) -> None:
     with open_any(cube) as tree:
         facts = cube_facts(tree)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         click.echo(cube_text(facts))
 
 
 @main.command(short_help="List every violation of the rules.", epilog="Example: polystab validate evals.nc")
 @click.argument("cube", metavar="CUBE_OR_NAME")
-@_JSON
+@JSON
 def validate(cube: str, as_json: bool) -> None:
     """List every violation of the cube's rules; exit code 1 if there is one."""
     from polystab.cube import find_cube
@@ -354,7 +359,7 @@ def validate(cube: str, as_json: bool) -> None:
 
     violations = validate_file(find_cube(cube))
     if as_json:
-        _print_json({"valid": not violations, "violations": [vars(violation) for violation in violations]})
+        print_json({"valid": not violations, "violations": [vars(violation) for violation in violations]})
     else:
         for violation in violations:
             click.echo(str(violation))
@@ -365,38 +370,31 @@ def validate(cube: str, as_json: bool) -> None:
 @main.command(short_help="Join cubes.", epilog="Example: polystab merge evals.nc weights.nc -o all.nc")
 @click.argument("cubes", nargs=-1, required=True, metavar="CUBES")
 @_OUTPUT
-@_JSON
+@JSON
 @click.option("--on-conflict", type=click.Choice(RULES), default="error", show_default=True,
               help="Which of two different values for one cell to keep; what loses is kept in the audit.")  # fmt: skip
 def merge(cubes: Sequence[str], output: str, overwrite: bool, as_json: bool, on_conflict: Any) -> None:
     """Join cubes over the union of their models, seeds, steps and metrics."""
     from polystab.cube import merge_cubes, open_any
 
-    _require_writable(output, overwrite)
+    require_writable(output, overwrite)
     merged: Any = merge_cubes([open_any(cube) for cube in cubes], on_conflict=on_conflict)
     _write_cubes({output: merged}, overwrite, as_json)
 
 
 @main.command(short_help="List the cubes that go by name.", epilog="Example: polystab cubes --json")
-@_JSON
+@JSON
 def cubes(as_json: bool) -> None:
     """List the cubes that go by name: bundled with polystab, or released."""
     from polystab.cube import list_cubes
 
     listed = list_cubes()
     if as_json:
-        _print_json(listed.reset_index().to_dict(orient="records"))
+        print_json(listed.reset_index().to_dict(orient="records"))
         return
     width = max(len(str(name)) for name in listed.index)
     for name, entry in listed.iterrows():
         click.echo(f"{name!s:<{width}}  {entry['size'] / 1e6:6.2f} MB  {entry['license']}  {entry['summary']}")
-
-
-def _require_writable(output: str, overwrite: bool) -> None:
-    """Fail before the work, not after it."""
-    from polystab.files import require_writable
-
-    require_writable(output, overwrite=overwrite)
 
 
 def _step_of_revision(text: str) -> tuple[str, int]:
@@ -404,10 +402,6 @@ def _step_of_revision(text: str) -> tuple[str, int]:
     if not (name and equals and step.isdecimal()):
         raise click.UsageError(f"--revision takes NAME=STEP such as main=143000, not {text!r}.")
     return name, int(step)
-
-
-def _print_json(facts: Any) -> None:
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,14 @@ GROUPS = (
             VariableSpec("doc_hash", ("item",), "U", "hash of the document; items are joined on it", required=True),
         ),
     ),
+    GroupSpec(
+        "log",
+        "what training logged at every update",
+        (
+            VariableSpec("loss", ("model", "seed", "update"), "f", "training loss of the batch", units="nat"),
+            VariableSpec("grad_norm", ("model", "seed", "update"), "f", "norm of the gradient before clipping"),
+        ),
+    ),
     GroupSpec("spectra", "singular values by rank"),
     GroupSpec("histograms", "counts on fixed, shared bins"),
     GroupSpec("directions", "top tokens of SVD directions"),

@@ -39,7 +39,7 @@ PYTHIA_TOKENS_PER_STEP = 2_097_152
 
 _HIGHER = frozenset({"acc", "acc_norm", "exact_match", "em", "f1", "mcc", "bleu", "chrf", "rouge1", "rouge2", "rougeL"})
 _LOWER = frozenset({"ppl", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter", "brier_score"})
-_SHARES = frozenset({"acc", "acc_norm", "exact_match", "em", "f1", "pct_stereotype", "pct_male_preferred"})
+SHARES = frozenset({"acc", "acc_norm", "exact_match", "em", "f1", "pct_stereotype", "pct_male_preferred"})
 
 # Accuracy from guessing, for tasks whose every item has the same number of options.
 _CHANCE = {
@@ -269,14 +269,14 @@ def _with_facts(cube: xr.Dataset, cells: Cells, used: list[Source], log: AuditLo
         if len(several) > 1:
             log.note("(all files)", "item-count-differs", f"{task} was measured on {_listed(several)} items.")
     n_items = [min(found) if len(found := counts.get(task, ())) == 1 else -1 for task, _, _, _ in cells.keys]
-    direction = [better.get((task, measure)) or _usual_direction(measure) for task, measure, _, _ in cells.keys]
+    direction = [better.get((task, measure)) or usual_direction(measure) for task, measure, _, _ in cells.keys]
     cube = cube.assign_coords(
         better=("metric", np.array(direction, dtype=np.str_)),
         units=(
             "metric",
-            np.array(["1" if measure in _SHARES else "" for _, measure, _, _ in cells.keys], dtype=np.str_),
+            np.array(["1" if measure in SHARES else "" for _, measure, _, _ in cells.keys], dtype=np.str_),
         ),
-        chance=("metric", np.array([_chance(task, measure) for task, measure, _, _ in cells.keys])),
+        chance=("metric", np.array([chance_level(task, measure) for task, measure, _, _ in cells.keys])),
         n_items=("metric", np.array(n_items, dtype=np.int64)),
     )
     if all(source.model.startswith("pythia-") for source in used):
@@ -298,13 +298,13 @@ def _with_varied_seeds(cube: xr.Dataset, used: list[Source]) -> xr.Dataset:
     return cube.assign({f"{kind}_seed": (("model", "seed"), array) for kind, array in arrays.items()})
 
 
-def _usual_direction(measure: str) -> str:
+def usual_direction(measure: str) -> str:
     if measure in _HIGHER or measure.startswith("pass@"):
         return "higher"
     return "lower" if measure in _LOWER else ""
 
 
-def _chance(task: str, measure: str) -> float:
+def chance_level(task: str, measure: str) -> float:
     if measure not in ("acc", "acc_norm"):
         return math.nan
     by_prefix = next((chance for prefix, chance in _CHANCE_PREFIXES if task.startswith(prefix)), math.nan)

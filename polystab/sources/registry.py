@@ -1,5 +1,7 @@
 """The sources by name, each imported only when it is used.
 
+A source reads cubes from files, or measures checkpoints, or does both.
+
 A package of somebody else's adds one through the entry point group
 ``polystab.sources``: a name, and the ``module:attribute`` of a :class:`Source`.
 """
@@ -7,53 +9,96 @@ A package of somebody else's adds one through the entry point group
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from polystab.errors import ReadError, UnknownNameError, did_you_mean
+from polystab.errors import ReadError, UnknownNameError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from polystab.sources.measuring import Measurer
 
 
 @dataclass(frozen=True)
 class Source:
-    """Something that cubes are read from.
+    """Something that cubes are read from, or that checkpoints are measured with.
 
     Attributes
     ----------
     name : str
-        As on the command line: ``polystab read NAME``.
+        As on the command line: ``polystab read NAME`` or ``polystab fill NAME``.
     summary : str
         One line.
     reader, guess : str
-        ``module:function``. The reader takes a path and keyword options and returns a
-        tree with the cube and its ``audit``; the guess takes a path and says quickly
-        whether the reader could read it.
+        ``module:function``, empty if there is none. The reader takes a path and keyword
+        options and returns a tree with the cube and its ``audit``; the guess takes a path
+        and says quickly whether the reader could read it.
     extra : str
         The optional install it needs, e.g. ``fill``; empty for none.
+    measurer : str
+        ``module:Class`` of a :class:`~polystab.sources.measuring.Measurer`, which is made
+        with keyword options; empty if there is none.
     """
 
     name: str
     summary: str
-    reader: str
-    guess: str
+    reader: str = ""
+    guess: str = ""
     extra: str = ""
+    measurer: str = ""
 
     def read(self, path: str | os.PathLike[str], **options: Any) -> xr.DataTree:
         """Read ``path`` with this source; see its reader for the options."""
+        if not self.reader:
+            raise ReadError(f"source {self.name!r} reads no files; it measures: polystab fill {self.name}.")
         tree: xr.DataTree = self._function(self.reader)(path, **options)
         return tree
 
     def guess_can_read(self, path: str | os.PathLike[str]) -> bool:
         """Whether ``path`` looks like something this source reads; false if it cannot be looked at."""
+        if not self.guess:
+            return False
         try:
             return bool(self._function(self.guess)(path))
         except OSError:
             return False
+
+    def make_measurer(self, **options: Any) -> Measurer:
+        """The source's measurer with these options; see its class for what they mean.
+
+        Raises
+        ------
+        UnknownNameError
+            It has no such option, or this source measures nothing.
+        ReadError
+            An option is missing or cannot be what it is, or a package is not installed.
+        """
+        if not self.measurer:
+            raise UnknownNameError(
+                f"source {self.name!r} does not measure checkpoints. {did_you_mean(self.name, measurers())}"
+            )
+        make = self._function(self.measurer)
+        known = inspect.signature(make).parameters
+        if unknown := [name for name in options if name not in known]:
+            raise UnknownNameError(
+                f"source {self.name!r} has no option {shown(unknown)}. {did_you_mean(unknown[0], known)}"
+            )
+        needed = inspect.Parameter.empty
+        if missing := [name for name, said in known.items() if said.default is needed and name not in options]:
+            raise ReadError(
+                f"source {self.name!r} needs the option {shown(missing)}; give -O {self.name}.{missing[0]}=..."
+            )
+        try:
+            measurer: Measurer = make(**options)
+        except (TypeError, ValueError) as error:
+            raise ReadError(f"source {self.name!r} cannot be made with {options}: {error}") from error
+        return measurer
 
     def _function(self, target: str) -> Callable[..., Any]:
         module, _, name = target.partition(":")
@@ -87,6 +132,12 @@ _BUILT_IN = (
         "polystab.sources.tables:read_table",
         "polystab.sources.tables:guess_table",
     ),
+    Source(
+        "evals",
+        "tasks of the lm-evaluation-harness: scores, and the choice for each item",
+        extra="fill",
+        measurer="polystab.sources.evals:Evals",
+    ),
 )
 
 
@@ -113,6 +164,27 @@ def get_source(name: str) -> Source:
     if name not in sources():
         raise UnknownNameError(f"no source is called {name!r}. {did_you_mean(name, sources())}")
     return sources()[name]
+
+
+def measurers() -> list[str]:
+    """Names of the sources that measure checkpoints."""
+    return [name for name, source in sources().items() if source.measurer]
+
+
+def get_measurer(name: str, **options: Any) -> Measurer:
+    """The measurer of the source called ``name``, made with these options.
+
+    Raises
+    ------
+    UnknownNameError
+        No source measures under that name, or it has no such option; close names are
+        suggested.
+    ReadError
+        An option is missing or cannot be what it is, or a package is not installed.
+    """
+    if name not in sources():
+        raise UnknownNameError(f"no source is called {name!r}. {did_you_mean(name, measurers())}")
+    return sources()[name].make_measurer(**options)
 
 
 def guess_sources(path: str | os.PathLike[str]) -> list[str]:
