@@ -13,6 +13,7 @@ from polystab._lazy import lazy_names
 if TYPE_CHECKING:
     from polystab.analysis.audit import duplicate_runs
     from polystab.analysis.coverage import cube_coverage, fingerprint
+    from polystab.analysis.failures import failed_runs, loss_spikes
     from polystab.analysis.outliers import expected_share, outlier_scores, rank_runs
     from polystab.analysis.trajectories import final_steps, pick_models, rank_metrics, seed_band
     from polystab.analysis.variance import c4, sd_factors, seed_spread, spread_overview
@@ -22,6 +23,10 @@ _NAMES = {
     "polystab.analysis.coverage": (
         "cube_coverage",
         "fingerprint",
+    ),
+    "polystab.analysis.failures": (
+        "failed_runs",
+        "loss_spikes",
     ),
     "polystab.analysis.outliers": (
         "expected_share",
@@ -47,8 +52,10 @@ __all__ = [
     "cube_coverage",
     "duplicate_runs",
     "expected_share",
+    "failed_runs",
     "final_steps",
     "fingerprint",
+    "loss_spikes",
     "outlier_scores",
     "pick_models",
     "rank_metrics",

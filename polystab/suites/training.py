@@ -1,0 +1,211 @@
+"""Training one run of a suite: deterministic, resumable, logged at every step."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polystab.files import atomic_path, write_text
+from polystab.sources.measuring import Measurement
+from polystab.suites.grammar import corpus
+from polystab.suites.models import new_model
+from polystab.suites.recipes import Recipe, SuiteRun
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
+# Documents on which the validation loss is measured, from a corpus seed that no suite trains on.
+VALIDATION_DOCUMENTS = 256
+VALIDATION_SEED = 999
+
+
+@dataclass
+class TrainingLog:
+    """Loss (nats per token) and gradient norm of every update so far, the norm before clipping."""
+
+    loss: list[float] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
+
+    def since(self, step: int) -> tuple[float, float]:
+        """Mean loss and gradient norm of the updates from ``step`` on."""
+        return float(np.mean(self.loss[step:])), float(np.mean(self.grad_norm[step:]))
+
+
+@dataclass
+class Training:
+    """A run between two updates.
+
+    Attributes
+    ----------
+    run : SuiteRun
+    model : torch.nn.Module
+    log : TrainingLog
+        One entry for each update made; its length is the step.
+    """
+
+    run: SuiteRun
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    log: TrainingLog
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return len(self.log.loss)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last loss or gradient was not finite; nothing is to be learned from going on."""
+        return bool(self.log.loss) and not (math.isfinite(self.log.loss[-1]) and math.isfinite(self.log.grad_norm[-1]))
+
+
+def start(run: SuiteRun, *, device: str = "cpu") -> Training:
+    """A run before its first update."""
+    import torch
+
+    model = new_model(run.recipe, run.weight_seed).to(device)
+    decayed = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": run.recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=run.recipe.learning_rate,
+        betas=(run.recipe.beta1, run.recipe.beta2),
+        eps=1e-8,
+        foreach=True,
+    )
+    return Training(run, model, optimizer, TrainingLog())
+
+
+def advance(training: Training, until: int) -> Iterator[int]:
+    """Make updates until ``until`` or divergence; yields the step after each.
+
+    Batch k of a run holds the documents at places k b to (k + 1) b of the corpus in the
+    order drawn from the run's data seed.
+    """
+    import torch
+
+    recipe = training.run.recipe
+    documents, order = _documents(recipe), _order(recipe, training.run.data_seed)
+    device = next(training.model.parameters()).device
+    parameters = [p for group in training.optimizer.param_groups for p in group["params"]]
+    while training.step < until and not training.diverged:
+        step = training.step
+        for group in training.optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        words = torch.from_numpy(documents[chosen].astype(np.int64)).to(device)
+        loss = training.model(input_ids=words, labels=words).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip or math.inf, foreach=True)
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+        training.log.loss.append(loss.item())
+        training.log.grad_norm.append(norm.item())
+        yield training.step
+
+
+@lru_cache(maxsize=2)
+def _documents(recipe: Recipe) -> npt.NDArray[np.int16]:
+    return _corpus(recipe.steps * recipe.batch_size, recipe.context, recipe.corpus_seed)
+
+
+@lru_cache(maxsize=4)
+def _corpus(n: int, length: int, seed: int) -> npt.NDArray[np.int16]:
+    return corpus(n, length, rng=seed)
+
+
+@lru_cache(maxsize=2)
+def _order(recipe: Recipe, data_seed: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(data_seed).permutation(recipe.steps * recipe.batch_size)
+
+
+def validation_loss(training: Training) -> float:
+    """Cross-entropy in nats per token on documents that no run is trained on."""
+    import torch
+
+    recipe = training.run.recipe
+    device = next(training.model.parameters()).device
+    documents = torch.from_numpy(_corpus(VALIDATION_DOCUMENTS, recipe.context, VALIDATION_SEED).astype(np.int64))
+    with torch.no_grad():
+        words = documents.to(device)
+        return float(training.model(input_ids=words, labels=words).loss.item())
+
+
+def measure_losses(training: Training, since: int) -> Measurement:
+    """What training itself says at a checkpoint.
+
+    The training loss and the gradient norm are means over the updates since the
+    checkpoint at step ``since``; at step 0 there is only the validation loss.
+    """
+    lower = {"units": "nat", "better": "lower"}
+    found = Measurement()
+    found.values["loss/validation/cross_entropy"] = validation_loss(training)
+    found.metrics["loss/validation/cross_entropy"] = lower
+    if training.step:
+        loss, norm = training.log.since(since)
+        found.values |= {"loss/train/cross_entropy": loss, "gradient/all/norm": norm}
+        found.metrics |= {"loss/train/cross_entropy": lower, "gradient/all/norm": {"units": "", "better": ""}}
+    return found
+
+
+def save_state(training: Training, path: str | os.PathLike[str]) -> None:
+    """Write all that is needed to go on, atomically."""
+    import torch
+
+    state = {
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "loss": training.log.loss,
+        "grad_norm": training.log.grad_norm,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def resume(run: SuiteRun, path: str | os.PathLike[str], *, device: str = "cpu") -> Training:
+    """The run as :func:`save_state` left it, or a new one if there is no such file."""
+    import torch
+
+    training = start(run, device=device)
+    if Path(path).exists():
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        training.model.load_state_dict(state["model"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.log = TrainingLog(state["loss"], state["grad_norm"])
+    return training
+
+
+def write_log(training: Training, path: str | os.PathLike[str]) -> None:
+    """Write the log as CSV, one row an update, as ``polystab read training-log`` reads it."""
+    recipe = training.run.recipe
+    rows = (
+        f"{step + 1},{loss:.9g},{norm:.9g},{recipe.rate(step):.9g}\n"
+        for step, (loss, norm) in enumerate(zip(training.log.loss, training.log.grad_norm, strict=True))
+    )
+    write_text(path, "step,loss,grad_norm,learning_rate\n" + "".join(rows))
+
+
+def reproducibly(work: Callable[[], Any]) -> Any:
+    """Call ``work`` with deterministic algorithms on one thread, then put both settings back.
+
+    Sums over several threads depend on their number, and so would the weights.
+    """
+    import torch
+
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        return work()
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=only_warned)
