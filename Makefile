@@ -19,8 +19,8 @@ $(VENV)/test: $(VENV)/core
 	$(PIP) install -c constraints.txt -e '.[fill,test]'
 	@touch $@
 
-report: $(VENV)/core  ## write report.html for the bundled demo cube
-	@$(BIN)/polystab report demo -o report.html
+report: $(VENV)/core  ## write report.html for the bundled cube nano
+	@$(BIN)/polystab report nano -o report.html
 
 test: $(VENV)/test  ## run all tests
 	$(BIN)/python -m pytest -n auto
@@ -37,8 +37,8 @@ lint: $(VENV)/test  ## check style, types and the direction of imports
 bench: $(VENV)/test  ## print our speed and memory as ratios to a named peer
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-cubes: $(VENV)/core  ## make the bundled cubes again
-	$(BIN)/python scripts/make_demo_cube.py
+cubes: $(VENV)/test  ## make the bundled cubes again, training what is not in the cache (1 to 2 hours)
+	$(BIN)/python scripts/make_cubes.py
 
 clean:  ## remove what was made here
 	rm -rf $(VENV) report.html build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -306,7 +306,7 @@ def _print_audit(facts: Mapping[str, Any]) -> None:
 
 
 @main.command(short_help="Write one page on a cube.", epilog="Example: polystab report evals.nc -o report.html")
-@click.argument("cube", metavar="CUBE_OR_NAME")
+@click.argument("cube", metavar="[CUBE_OR_NAME]", default="nano")
 @click.option(
     "-o", "--output", type=click.Path(), help="The file to write; standard output for md and json if left out."
 )
@@ -316,7 +316,10 @@ def _print_audit(facts: Mapping[str, Any]) -> None:
 @click.option("--title", help="Title of the page.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is not an earlier report.")
 def report(cube: str, output: str | None, format_: Any, title: str | None, overwrite: bool) -> None:
-    """Write one page on a cube: what is in it, its audit, curves, seed spread, runs that stand out."""
+    """Write one page on a cube: what is in it, its audit, curves, seed spread, runs that stand out.
+
+    Without a cube, the page is about nano, which comes with polystab.
+    """
     from polystab.cube import open_any
     from polystab.report.page import is_report
     from polystab.report.page import report as write_report
@@ -382,19 +385,28 @@ def merge(cubes: Sequence[str], output: str, overwrite: bool, as_json: bool, on_
     _write_cubes({output: merged}, overwrite, as_json)
 
 
-@main.command(short_help="List the cubes that go by name.", epilog="Example: polystab cubes --json")
+@main.command(short_help="List the cubes that go by name.", epilog="Example: polystab cubes nano")
+@click.argument("name", required=False)
 @JSON
-def cubes(as_json: bool) -> None:
-    """List the cubes that go by name: bundled with polystab, or released."""
-    from polystab.cube import list_cubes
+def cubes(name: str | None, as_json: bool) -> None:
+    """List the cubes that go by name: bundled with polystab, or released. With NAME, print its data card."""
+    from polystab.cube import data_card, list_cubes
+
+    if name is not None:
+        card = data_card(name)
+        if as_json:
+            print_json({"name": name, "card": card})
+        else:
+            click.echo(card)
+        return
 
     listed = list_cubes()
     if as_json:
         print_json(listed.reset_index().to_dict(orient="records"))
         return
     width = max(len(str(name)) for name in listed.index)
-    for name, entry in listed.iterrows():
-        click.echo(f"{name!s:<{width}}  {entry['size'] / 1e6:6.2f} MB  {entry['license']}  {entry['summary']}")
+    for label, entry in listed.iterrows():
+        click.echo(f"{label!s:<{width}}  {entry['size'] / 1e6:6.2f} MB  {entry['license']}  {entry['summary']}")
 
 
 def _step_of_revision(text: str) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from polystab._lazy import lazy_names
 if TYPE_CHECKING:
     from polystab.cube.audit import AuditEntry, AuditLog, audit_entries, audit_facts
     from polystab.cube.build import cube_from_records
-    from polystab.cube.catalog import cube_file, find_cube, list_cubes, load_cube, open_any
+    from polystab.cube.catalog import cube_file, data_card, find_cube, list_cubes, load_cube, open_any
     from polystab.cube.labels import MetricId, parse_metric_id
     from polystab.cube.merge import merge_cubes
     from polystab.cube.selection import select
@@ -28,6 +28,7 @@ _NAMES = {
     "polystab.cube.build": ("cube_from_records",),
     "polystab.cube.catalog": (
         "cube_file",
+        "data_card",
         "find_cube",
         "list_cubes",
         "load_cube",
@@ -67,6 +68,7 @@ __all__ = [
     "audit_facts",
     "cube_file",
     "cube_from_records",
+    "data_card",
     "find_cube",
     "list_cubes",
     "load_cube",

@@ -47,13 +47,13 @@ def list_cubes() -> pd.DataFrame:
     return pd.DataFrame([vars(entry) for entry in _registry().values()]).set_index("name")
 
 
-def load_cube(name: str) -> xr.Dataset:
+def load_cube(name: str = "nano") -> xr.Dataset:
     """Open a cube by name, fetching it once if it does not come with the package.
 
     Parameters
     ----------
     name : str
-        A name from :func:`list_cubes`.
+        A name from :func:`list_cubes`; without one, ``nano``.
 
     Returns
     -------
@@ -74,6 +74,21 @@ def load_cube(name: str) -> xr.Dataset:
     cache folder, and verified by SHA-256 before they are opened.
     """
     return open_cube(cube_file(name))
+
+
+def data_card(name: str) -> str:
+    """What a bundled cube is, how it was made and what to know before using it, in Markdown.
+
+    Raises
+    ------
+    UnknownNameError
+        No such cube, or it comes without a card; close names are suggested.
+    """
+    folder = files("polystab.cube") / "data"
+    carded = [known for known in _registry() if (folder / f"{known}.md").is_file()]
+    if name not in carded:
+        raise UnknownNameError(f"no data card of a cube called {name!r}. {did_you_mean(name, carded)}")
+    return (folder / f"{name}.md").read_text(encoding="utf-8")
 
 
 def cube_file(name: str) -> Path:

@@ -7,25 +7,21 @@ else. Workers end with the process that started them, even if that is killed.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
-import signal
-import sys
-import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from types import ModuleType
 from typing import Any
 
 from polystab.errors import OutputError, PolystabError
 from polystab.sources.attempts import POLL_SECONDS, Event, Job, Plan, Report, attempt
 from polystab.sources.outputs import UnitFailure, claimed, write_failure
+from polystab.sources.processes import last_words, start_process
 from polystab.sources.units import is_done
 
 # A worker that was told to end gets this long before it is made to.
@@ -204,7 +200,7 @@ class _Pool:
         """A worker has died: its unit fails, the rest of its job goes to another one."""
         self.workers.remove(worker)
         worker.connection.close()
-        said = _last_words(worker.process.exitcode)
+        said = last_words(worker.process.exitcode)
         if not worker.ready:
             self.failed_starts += 1
             if self.failed_starts >= _FAILED_STARTS:
@@ -263,71 +259,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _last_words(exit_code: int | None) -> str:
-    if exit_code is None or exit_code >= 0:
-        return f"with exit code {exit_code}"
-    try:
-        return f"by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"by signal {-exit_code}"
-
-
 def _started(packed: bytes, threads: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    # Not daemonic: measurers may use processes of their own.
-    process = context.Process(target=_work, args=(theirs, packed), name="polystab-fill")
-    with _environment(threads), _no_interrupts(), _main_module(needed=b"__main__" in packed):
-        try:
-            process.start()
-        except OSError as error:
-            raise WorkerError(f"a worker process cannot be started: {error}. Use fewer jobs.") from error
-    theirs.close()
-    return _Worker(process, ours)
-
-
-@contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """The number of threads that numpy and torch take from the environment as they are imported, unless it is set."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-
-
-@contextmanager
-def _main_module(*, needed: bool) -> Iterator[None]:
-    """Keep new processes from running the script of this one again, unless a measurer is defined in it.
-
-    Running it again takes time, and a script that does not guard its call of fill()
-    would call it from there.
-    """
-    main = sys.modules["__main__"]
-    if not needed:
-        sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C goes to every process of a terminal; workers inherit that it is blocked, and end when the parent says so."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        process, connection = start_process(
+            _work, packed, name="polystab-fill", threads=threads, script=b"__main__" in packed
+        )
+    except OSError as error:
+        raise WorkerError(f"a worker process cannot be started: {error}. Use fewer jobs.") from error
+    return _Worker(process, connection)
 
 
 def _work(connection: Connection, packed: bytes) -> None:
     """A worker process: do the jobs that come through the pipe until there are no more."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         plan: Plan = pickle.loads(packed)  # noqa: S301  from our own parent
     except Exception:  # noqa: BLE001  the parent raises what it is told
@@ -354,11 +297,3 @@ def _next_job(connection: Connection) -> Job | None:
     except (EOFError, ConnectionError):  # the parent is gone
         return None
     return job
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has ended, even in the middle of a measurement."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

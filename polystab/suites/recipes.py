@@ -222,10 +222,13 @@ def suite(name: str, *, quick: bool = False) -> Suite:
 
 
 def _quick(full: Suite) -> Suite:
-    """The suite with the shortened recipe, seeds 0 to 3."""
+    """The suite with the shortened recipe: four seeds of each model, or two of each kind where they are crossed."""
+    crossed = any(run.weight_seed != run.data_seed for run in full.runs)
+    n = 2 if crossed else 4
     runs = tuple(
         replace(run, recipe=replace(run.recipe, model=f"{run.recipe.model}-quick", **QUICK))
         for run in full.runs
-        if run.seed < 4
+        if run.weight_seed < n and run.data_seed < n
     )
-    return Suite(f"{full.name}-quick", f"{full.title} (quick)", f"{full.summary} Shortened.", runs)
+    title = f"{full.name}-quick: {len(runs)} short runs of {full.name}"
+    return Suite(f"{full.name}-quick", title, "A short version of a suite, to see how things work.", runs)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from polystab.errors import OutputError, PolystabError
 from polystab.files import write_text
 from polystab.sources.attempts import measure_checkpoint
+from polystab.sources.checkpoint_errors import library, quiet
 from polystab.sources.measuring import check_measurers
 from polystab.sources.outputs import UnitFailure, claimed, keep_settings, read_settings, write_failure
+from polystab.sources.processes import last_words, start_process
 from polystab.sources.runs import write_runs
 from polystab.sources.unit_keys import folder_name
 from polystab.sources.units import make_folder
@@ -157,7 +155,7 @@ def train(
     OutputError
         The folder cannot be written.
     TrainingError
-        A process ended before its work; what it had done is kept, and the same call goes on.
+        There is no such device, or a process ended before its work; what it had done is kept, and the same call goes on.
     """
     from polystab.suites.measuring import suite_measurers
 
@@ -170,13 +168,15 @@ def train(
         raise OutputError(f"cannot train into {folder}: it is a file; name a folder.")
     measurers = tuple(suite_measurers(measure))
     check_measurers(measurers)
+    device = _device(device)
     make_folder(folder)
     keep_settings(folder, "suite", chosen.settings())
     write_text(folder / ABOUT, json.dumps({"title": chosen.title, "summary": chosen.summary}, indent=2) + "\n")
     kept = not measurers if keep_checkpoints is None else keep_checkpoints
     if kept:
-        write_runs(chosen.table(CHECKPOINTS), folder / "runs.csv")
-    work = _Work(folder.resolve(), chosen, measurers, kept, _device(device))
+        # Absolute, as a relative pattern counts from the current folder; below the table's own it is written relative.
+        write_runs(chosen.table(str(folder.resolve() / CHECKPOINTS)), folder / "runs.csv")
+    work = _Work(folder.resolve(), chosen, measurers, kept, device)
     done = {run for run in chosen.runs if _log_path(work.folder, run).exists()}
     tally = _Tally(chosen, done, progress, began)
     left = [run for run in chosen.runs if run not in done]
@@ -230,77 +230,61 @@ def label(run: SuiteRun) -> str:
 
 
 def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    torch = library("torch")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"cannot train on {device!r} here: {str(error).splitlines()[0]}; try cpu.") from error
+    return device
 
 
 def _in_processes(work: _Work, runs: Sequence[SuiteRun], tally: _Tally, jobs: int) -> None:
     """Several processes walk the same list, and each takes the runs that no other has claimed."""
-    context = multiprocessing.get_context("spawn")
-    said: Any = context.SimpleQueue()
-    processes = [context.Process(target=_worker, args=(work, runs, said)) for _ in range(jobs)]
-    with _surroundings_of_workers():
-        for process in processes:
-            process.start()
+    started: list[tuple[Any, Connection]] = []
     errors: list[BaseException] = []
     try:
-        while any(process.is_alive() for process in processes) or not said.empty():
-            if said.empty():
-                time.sleep(0.1)
-                continue
-            what, run, content = said.get()
-            if what == "error":
-                errors.append(content)
-            else:
-                tally.report(what, run, content)
+        started.extend(start_process(_worker, work, runs, name="polystab-train", threads=1) for _ in range(jobs))
+        open_pipes = [pipe for _, pipe in started]
+        while open_pipes:
+            ready = wait(open_pipes)
+            for pipe in [pipe for pipe in open_pipes if pipe in ready]:
+                try:
+                    what, run, content = pipe.recv()
+                except (EOFError, ConnectionError):  # that process has ended
+                    open_pipes.remove(pipe)
+                    continue
+                if what == "error":
+                    errors.append(content)
+                else:
+                    tally.report(what, run, content)
+        for process, _ in started:
+            process.join()
+    except OSError as error:
+        raise TrainingError(f"processes cannot be started: {error}. Use fewer jobs.") from error
     finally:
-        for process in processes:
+        for process, pipe in started:
             process.kill()
             process.join()
+            pipe.close()
     if errors:
         raise errors[0]
-    codes = [process.exitcode for process in processes if process.exitcode]
-    if codes and any(not _log_path(work.folder, run).exists() for run in runs):
+    ended = [last_words(process.exitcode) for process, _ in started if process.exitcode]
+    if ended and any(not _log_path(work.folder, run).exists() for run in runs):
         raise TrainingError(
-            f"{len(codes)} of {jobs} processes ended with code {codes[0]} before their work, often because memory ran "
-            "out. What they had done is kept: run the same again, with fewer jobs."
+            f"{len(ended)} of {jobs} processes ended {ended[0]} before their work, often because memory ran out. What "
+            "they had done is kept: run the same again, with fewer jobs."
         )
 
 
-@contextmanager
-def _surroundings_of_workers() -> Iterator[None]:
-    """What processes inherit that start here: one thread, no Ctrl-C (the parent ends them), no script to run again."""
-    main, threads = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
-    sys.modules["__main__"] = ModuleType("__main__")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _worker(connection: Connection, work: _Work, runs: Sequence[SuiteRun]) -> None:
     try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _worker(work: _Work, runs: Sequence[SuiteRun], said: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        _train_all(work, runs, lambda *event: said.put(event))
+        _train_all(work, runs, lambda *event: connection.send(event))
     except PolystabError as error:
-        said.put(("error", None, TrainingError(str(error))))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+        connection.send(("error", None, TrainingError(str(error))))
+    except Exception as error:  # noqa: BLE001  the parent raises what it is told
+        connection.send(("error", None, TrainingError(f"a process ended with {type(error).__name__}: {error}")))
 
 
 def _train_all(work: _Work, runs: Sequence[SuiteRun], report: Report) -> None:
@@ -328,8 +312,10 @@ def _train_run(work: _Work, run: SuiteRun, report: Report) -> None:
     """Train one run from where its state stands to its end; the log, written last, says that it is finished."""
     from polystab.suites.models import new_tokenizer
 
-    state = _state_path(work.folder, run)
-    make_folder(state.parent)
+    state, log = _state_path(work.folder, run), _log_path(work.folder, run)
+    for path in (state, log):
+        make_folder(path.parent)
+        steps.remove_leftovers(path)
     fresh = not state.exists()
     training = steps.resume(run, state, device=work.device)
     tokenizer = new_tokenizer(run.recipe.context)
@@ -346,8 +332,6 @@ def _train_run(work: _Work, run: SuiteRun, report: Report) -> None:
         _at_checkpoint(work, training, previous, tokenizer, report)
         steps.save_state(training, state)
         fresh = False
-    log = _log_path(work.folder, run)
-    make_folder(log.parent)
     steps.write_log(training, log)
     with suppress(FileNotFoundError):
         state.unlink()
@@ -366,8 +350,9 @@ def _at_checkpoint(work: _Work, training: Training, previous: int, tokenizer: An
     if work.keep_checkpoints:
         folder = work.folder / row.place(training.step)
         model: Any = training.model
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with quiet():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
 
 
 def _record_divergence(work: _Work, run: SuiteRun, step: int, missing: Sequence[int]) -> None:

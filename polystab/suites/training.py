@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 VALIDATION_DOCUMENTS = 256
 VALIDATION_SEED = 999
 
+# Without it, matrix products on a GPU are refused while deterministic algorithms are asked for.
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
 
 @dataclass
 class TrainingLog:
@@ -183,6 +186,12 @@ def resume(run: SuiteRun, path: str | os.PathLike[str], *, device: str = "cpu") 
     return training
 
 
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what is left of writing a file when the process that wrote it was killed."""
+    for part in Path(path).parent.glob(f".{Path(path).name}.*.part"):
+        part.unlink(missing_ok=True)
+
+
 def write_log(training: Training, path: str | os.PathLike[str]) -> None:
     """Write the log as CSV, one row an update, as ``polystab read training-log`` reads it."""
     recipe = training.run.recipe
@@ -194,7 +203,7 @@ def write_log(training: Training, path: str | os.PathLike[str]) -> None:
 
 
 def reproducibly(work: Callable[[], Any]) -> Any:
-    """Call ``work`` with deterministic algorithms on one thread, then put both settings back.
+    """Call ``work`` with deterministic algorithms on one thread, then put the settings back.
 
     Sums over several threads depend on their number, and so would the weights.
     """
@@ -202,10 +211,14 @@ def reproducibly(work: Callable[[], Any]) -> Any:
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get(_WORKSPACE)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    os.environ.setdefault(_WORKSPACE, ":4096:8")
     try:
         return work()
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic, warn_only=only_warned)
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_a_determiner_stands_before_the_noun_it_points_to(seed: int) -> None:
 def test_depth_in_a_sentence_rises_by_one_at_a_relative_pronoun(seed: int) -> None:
     words = made(grammar.sentence, seed)
     assert words[0].depth == words[-1].depth == 0
-    for before, after in zip(words, words[1:], strict=False):
+    for before, after in pairwise(words):
         assert after.depth - before.depth == 1 if after.text == "that" else after.depth <= before.depth
 
 
@@ -116,7 +117,7 @@ def test_brackets_are_balanced_and_depth_counts_them(seed: int) -> None:
 def test_a_name_keeps_its_attribute_within_a_binding(seed: int) -> None:
     words = texts(made(grammar.binding, seed))
     said: dict[str, set[str]] = {}
-    for name, attribute in zip(words, words[1:], strict=False):
+    for name, attribute in pairwise(words):
         if name in grammar.NAMES:
             said.setdefault(name, set()).add(attribute)
     assert all(len(attributes) == 1 for attributes in said.values())
