@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polystab.cube.validate import validate_cube
     from polystab.report.page import report
     from polystab.sources.eval_results import read_lm_eval
+    from polystab.sources.items import read_lm_eval_samples
     from polystab.sources.fill import fill
     from polystab.sources.tables import read_table
     from polystab.sources.training_logs import read_training_log
@@ -38,6 +39,7 @@ _NAMES = {
     # The subpackage is itself the function: see polystab/report/__init__.py.
     "polystab.report": ("report",),
     "polystab.sources.eval_results": ("read_lm_eval",),
+    "polystab.sources.items": ("read_lm_eval_samples",),
     "polystab.sources.fill": ("fill",),
     "polystab.sources.tables": ("read_table",),
     "polystab.sources.training_logs": ("read_training_log",),
@@ -55,6 +57,7 @@ __all__ = [
     "open_tree",
     "outlier_scores",
     "read_lm_eval",
+    "read_lm_eval_samples",
     "read_table",
     "read_training_log",
     "report",

@@ -153,6 +153,7 @@ _COLUMNS = options(
 @click.option(
     "--revision", "revisions", multiple=True, metavar="NAME=STEP", help="Step of a revision such as main=143000."
 )
+@click.option("--items", is_flag=True, help="Also read samples_*.jsonl beside the results: the choice for each item.")
 @click.option("--title", default="", help="Title of the cube.")
 def read_lm_eval(
     tree: str,
@@ -163,6 +164,7 @@ def read_lm_eval(
     allow_limit: bool,
     run_pattern: str | None,
     revisions: Sequence[str],
+    items: bool,
     title: str,
 ) -> None:
     """Read the lm-evaluation-harness results below TREE (dialects 0.3 and 0.4 or later).
@@ -170,11 +172,12 @@ def read_lm_eval(
     Model, seed, step and shots come from the content of each file. A file whose path
     says otherwise is refused as label-mismatch, and so listed.
     """
-    from polystab.sources.registry import get_source
+    from polystab.sources.eval_results import read_lm_eval
+    from polystab.sources.items import read_lm_eval_samples
 
     require_writable(output, overwrite)
     steps = dict(_step_of_revision(text) for text in revisions)
-    cube = get_source("lm-eval").read(
+    cube = (read_lm_eval_samples if items else read_lm_eval)(
         tree,
         on_duplicate=on_duplicate,
         allow_limit=allow_limit,

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 
 import polystab as ps
+from polystab.cli import main
 from polystab.cube.audit import audit_facts
 from polystab.errors import ConflictError, PolystabError, ReadError, RefusedFileError, UnknownNameError
 from polystab.sources import items as module
@@ -353,3 +355,14 @@ class TestBadInput:
         ps.save_cube(tree, tmp_path / "cube.nc")
         with ps.open_tree(tmp_path / "cube.nc") as opened:
             np.testing.assert_array_equal(opened["items"]["choice"].values.ravel(), [0, 1])
+
+
+@pytest.mark.parametrize(("flag", "kept"), [(["--items"], True), ([], False)])
+def test_the_command_reads_items_when_asked_to(tmp_path: Path, flag: list[str], kept: bool) -> None:
+    (tmp_path / "results").mkdir()
+    write(tmp_path / "results", [row(0), row(1), row(2)])
+    cube = tmp_path / "cube.nc"
+    result = CliRunner().invoke(main, ["read", "lm-eval", str(tmp_path / "results"), *flag, "-o", str(cube)])
+    assert result.exit_code == 0, result.output
+    with ps.open_tree(cube) as tree:
+        assert ("items" in tree.children) is kept
