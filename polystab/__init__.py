@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from polystab.cube.validate import validate_cube
     from polystab.report.page import report
     from polystab.sources.eval_results import read_lm_eval
-    from polystab.sources.items import read_lm_eval_samples
     from polystab.sources.fill import fill
+    from polystab.sources.items import read_lm_eval_samples
     from polystab.sources.tables import read_table
     from polystab.sources.training_logs import read_training_log
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from polystab.analysis.arrays import Bools, Floats, Ints
 from polystab.analysis.reml_inputs import RESIDUAL, Inputs, read_inputs
-from polystab.errors import AnalysisError, did_you_mean, shown
+from polystab.errors import AnalysisError, did_you_mean
 
 # A factor with fewer levels gets no interval (DESIGN, rules of honest statistics, 2).
 MIN_LEVELS = 3
