@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from polystab.analysis.coverage import cube_coverage, fingerprint
     from polystab.analysis.failures import failed_runs, loss_spikes
     from polystab.analysis.outliers import expected_share, outlier_scores, rank_runs
+    from polystab.analysis.reml import RemlFit, fit_reml
     from polystab.analysis.trajectories import final_steps, pick_models, rank_metrics, seed_band
     from polystab.analysis.variance import c4, sd_factors, seed_spread, spread_overview
 
@@ -33,6 +34,10 @@ _NAMES = {
         "outlier_scores",
         "rank_runs",
     ),
+    "polystab.analysis.reml": (
+        "RemlFit",
+        "fit_reml",
+    ),
     "polystab.analysis.trajectories": (
         "final_steps",
         "pick_models",
@@ -48,6 +53,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "RemlFit",
     "c4",
     "cube_coverage",
     "duplicate_runs",
@@ -55,6 +61,7 @@ __all__ = [
     "failed_runs",
     "final_steps",
     "fingerprint",
+    "fit_reml",
     "loss_spikes",
     "outlier_scores",
     "pick_models",

@@ -195,7 +195,9 @@ def fit_reml(y: npt.ArrayLike, factors: Any, fixed: Any = None) -> RemlFit:
     bad = found.problem != ""
     if bad.all():
         count = len(bad)
-        raise AnalysisError(found.problem[0] + (f" (So it is for the first of {count} responses.)" if count > 1 else ""))
+        raise AnalysisError(
+            found.problem[0] + (f" (So it is for the first of {count} responses.)" if count > 1 else "")
+        )
 
     def shaped(column: npt.NDArray[Any]) -> Any:
         return column.reshape(inputs.shape) if inputs.shape else column[0].item()

@@ -223,7 +223,9 @@ class DenseEngine:
 
     def evaluate(self, ratio: Floats, which: Ints) -> Pieces:
         parts = self.parts[self.pattern[which]] if len(self.parts) > 1 else self.parts
-        w = np.eye(self.z.shape[1]) + np.einsum("bk,bkij->bij", ratio, np.broadcast_to(parts, (len(ratio), *parts.shape[1:])))
+        w = np.eye(self.z.shape[1]) + np.einsum(
+            "bk,bkij->bij", ratio, np.broadcast_to(parts, (len(ratio), *parts.shape[1:]))
+        )
         inverse = np.linalg.inv(w)
         corner = np.linalg.cholesky(w)
         x = (inverse @ self.z[which][:, :, None])[:, :, 0]
@@ -269,5 +271,7 @@ def fixed_effects(
     covariance = np.eye(cross.shape[2]) + cross.mT @ (wide[:, :, None] * cross) - carried @ solver @ carried.mT
     back = np.linalg.inv(corner)
     effects = (back @ basis_coefficients[:, :, None])[:, :, 0]
-    spread = np.einsum("bij,bjk,bik->bi", np.broadcast_to(back, covariance.shape), covariance, np.broadcast_to(back, covariance.shape))
+    spread = np.einsum(
+        "bij,bjk,bik->bi", np.broadcast_to(back, covariance.shape), covariance, np.broadcast_to(back, covariance.shape)
+    )
     return effects, np.sqrt(np.maximum(spread, 0.0) * residual[:, None])

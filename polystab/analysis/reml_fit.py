@@ -19,7 +19,7 @@ from polystab.analysis.reml_dense import (
 )
 from polystab.analysis.reml_inputs import RESIDUAL, Inputs
 from polystab.analysis.reml_optimum import LARGEST_RATIO, Engine, Optimum, criterion, minimise
-from polystab.analysis.reml_sparse import SparseDesign, SparseEngine
+from polystab.analysis.reml_sparse import SparseDesign, SparseEngine, one_thread
 from polystab.errors import shown
 
 # Up to here matrices of levels x levels, and of rows x levels, are cheaper than elimination.
@@ -34,9 +34,9 @@ _CONFOUNDED = 1e-9
 # Sums of squares below (this x largest value)^2 per row are rounding error of y itself.
 _ROUNDING = 4e-16
 
-# Newton decrements: 1e-9 of a standard error where the observed information is at hand.
+# Newton decrements: the last step starts 1e-9 (sparse: 1e-6) of a standard error from the optimum.
 _EXACT_TOLERANCE = 1e-18
-_SPARSE_TOLERANCE = 1e-13
+_SPARSE_TOLERANCE = 1e-12
 
 _STARTS = (0.01, 0.1, 1.0, 10.0, 100.0, 1e4)
 
@@ -74,14 +74,17 @@ def estimate(inputs: Inputs) -> Estimates:
     result = _empty(inputs, count)
     if not is_dense(inputs):
         shared: SparseDesign | str = ""
-        for i, response in enumerate(order):
-            if i == 0 or pattern[i] != pattern[i - 1]:
-                shared = sparse_design(inputs, present[:, response])
-            _store(result, np.array([response]), _fit_sparse(inputs, int(response), shared))
+        with one_thread():
+            for i, response in enumerate(order):
+                if i == 0 or pattern[i] != pattern[i - 1]:
+                    shared = sparse_design(inputs, present[:, response])
+                _store(result, np.array([response]), _fit_sparse(inputs, int(response), shared))
         return result
-    # Responses that share their rows share everything big; the others bring their own matrices.
-    several = pattern[-1] > 0
-    size = max(1, _CHUNK_CELLS // (n * (sum(inputs.levels) + len(inputs.columns)) if several else n))
+    # Responses that share their rows share the design; the others bring their own. Several
+    # factors that do not commute need matrices of levels x levels for every response.
+    q = sum(inputs.levels)
+    cells = n * (q + len(inputs.columns)) if pattern[-1] > 0 else n
+    size = max(1, _CHUNK_CELLS // (cells + (len(inputs.levels) * q**2 if len(inputs.levels) > 1 else 0)))
     for start in range(0, count, size):
         members = order[start : start + size]
         _store(result, members, fit_dense(inputs, members, pattern[start : start + size]))
@@ -156,7 +159,16 @@ def dense_problem(inputs: Inputs, members: Ints, pattern: Ints) -> DenseProblem:
     else:
         engine = dense_engine(designs, unit, own)
     return DenseProblem(
-        designs, unit, own, usable, np.ldexp(scale, exponent[usable]), engine, _in_units(rotated, exponent), pattern, constant, problem
+        designs,
+        unit,
+        own,
+        usable,
+        np.ldexp(scale, exponent[usable]),
+        engine,
+        _in_units(rotated, exponent),
+        pattern,
+        constant,
+        problem,
     )
 
 
@@ -173,7 +185,7 @@ def fit_dense(inputs: Inputs, members: Ints, pattern: Ints) -> Estimates:
     _constant(result, made)
     if not len(made.usable):
         return result
-    gram = made.designs.gram[made.pattern if len(made.designs.mask) > 1 else np.zeros(len(made.usable), dtype=int)]
+    gram = made.designs.gram[made.pattern]
     unit = gram[:, 0, 1:] / np.diagonal(gram, axis1=1, axis2=2)[:, 1:]
     start = _best_start(made.engine, moment_ratios(gram, made.rotated.total, made.rotated.quadratic, unit), unit)
     optimum = minimise(made.engine, start, unit=unit, tolerance=_EXACT_TOLERANCE)
@@ -181,10 +193,9 @@ def fit_dense(inputs: Inputs, members: Ints, pattern: Ints) -> Estimates:
     effects, errors = fixed_effects(
         made.designs, made.rotated, made.pattern, optimum.ratio, optimum.pieces.rest / made.engine.df
     )
-    corner = np.abs(np.diagonal(made.designs.corner, axis1=1, axis2=2))
-    volume = 2 * np.log(corner).sum(axis=1)
+    corner = np.abs(np.diagonal(made.designs.corner, axis1=1, axis2=2))[made.pattern]
     result.variance[made.usable] = variance
-    result.criterion[made.usable] = value + (volume[made.pattern] if len(volume) > 1 else volume[0])
+    result.criterion[made.usable] = value + 2 * np.log(corner).sum(axis=1)
     result.effects[made.usable] = effects * made.scale[:, None]
     result.errors[made.usable] = errors * made.scale[:, None]
     result.singular[made.usable] = (optimum.ratio == 0).any(axis=1)
@@ -198,11 +209,10 @@ def _constant(result: Estimates, made: DenseProblem) -> None:
     rows = np.flatnonzero(made.constant)
     if not len(rows):
         return
-    corner = np.linalg.inv(made.designs.corner)
-    numbers = made.all_patterns
+    numbers = made.all_patterns[rows]
     result.variance[rows] = 0.0
     result.criterion[rows] = -np.inf
-    result.effects[rows] = np.einsum("bij,bj->bi", corner[numbers[rows]], made.raw.fixed[rows])
+    result.effects[rows] = np.linalg.solve(made.designs.corner[numbers], made.raw.fixed[rows, :, None])[:, :, 0]
     result.errors[rows] = 0.0
     result.singular[rows] = result.converged[rows] = True
 
@@ -310,15 +320,15 @@ _ALIASED_TEXT = (
 
 def _few_text(rows: int, columns: int) -> str:
     return (
-        f"{rows} rows with a value are too few for {columns} fixed effects (the intercept among them) and a residual "
-        "variance; give more rows or fewer fixed effects."
+        f"{rows} row{'s' * (rows != 1)} with a value cannot give {columns} fixed effect{'s' * (columns != 1)} (the intercept "
+        "is one) and a residual variance; give more rows or fewer fixed effects."
     )
 
 
 def _exact_text(inputs: Inputs) -> str:
     return (
-        f"the fixed effects and {shown(inputs.factors)} explain y exactly: the {RESIDUAL} variance is 0 and the "
-        "likelihood has no maximum. Rows that are copies of others do this; leave the copies out."
+        f"the fixed effects and {shown(inputs.factors)} explain y exactly (to a millionth of its spread): the "
+        f"{RESIDUAL} variance is 0 and the likelihood has no maximum. Rows that are copies of others do this; leave the copies out."
     )
 
 

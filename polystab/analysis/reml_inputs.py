@@ -80,7 +80,9 @@ def read_inputs(y: Any, factors: Any, fixed: Any) -> Inputs:
 def _responses(y: Any) -> tuple[Floats, tuple[int, ...]]:
     array = np.asarray(y)
     if array.dtype.kind not in "fiub" and not (array.dtype.kind == "O" and _numbers(array)):
-        raise AnalysisError(f"y holds {array.dtype}, not real numbers; give floats, with NaN where nothing was measured.")
+        raise AnalysisError(
+            f"y holds {array.dtype}, not real numbers; give floats, with NaN where nothing was measured."
+        )
     values = array.astype(np.float64)
     if values.ndim == 0 or values.shape[0] == 0 or 0 in values.shape:
         raise AnalysisError(f"y has shape {values.shape}; it must be (rows,) or (rows, responses), and not empty.")
@@ -189,7 +191,7 @@ def _design(columns: dict[str, Any], kept: Bools) -> tuple[Floats, tuple[str, ..
             parts.append((name, column[kept]))
             continue
         codes, levels = pd.factorize(column[kept])
-        order = sorted(range(len(levels)), key=lambda i, levels=levels: (str(type(levels[i])), levels[i]))
+        order = _sorted_places(list(levels))
         parts.extend((f"{name}[{levels[i]}]", (codes == i).astype(np.float64)) for i in order[1:])
     matrix = np.stack([part for _, part in parts], axis=1) if parts else np.empty((n, 0))
     names = [name for name, _ in parts]
@@ -205,6 +207,10 @@ def _design(columns: dict[str, Any], kept: Bools) -> tuple[Floats, tuple[str, ..
             "estimated; leave them out."
         )
     return matrix, tuple(names)
+
+
+def _sorted_places(levels: list[Any]) -> list[int]:
+    return sorted(range(len(levels)), key=lambda i: (type(levels[i]).__name__, levels[i]))
 
 
 def _spanned(matrix: Floats, column: Floats) -> bool:

@@ -50,7 +50,10 @@ class Pieces:
 class Engine(Protocol):
     """Evaluates the criterion of some responses."""
 
-    df: Floats  # rows less fixed effects, per response
+    @property
+    def df(self) -> Floats:
+        """Rows less fixed effects, per response."""
+        ...
 
     def evaluate(self, ratio: Floats, which: Ints) -> Pieces:
         """Pieces at ``ratio``, shape (len(which), factors), of the responses ``which``."""

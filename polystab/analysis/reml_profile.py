@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from polystab.analysis.arrays import Floats, scaled
 from polystab.analysis.reml_fit import dense_problem, is_dense, sparse_design, sparse_engine
 from polystab.analysis.reml_inputs import Inputs
 from polystab.analysis.reml_optimum import Engine
+from polystab.analysis.reml_sparse import one_thread
 
 # How far from the estimate an end is looked for, in doublings.
 _DOUBLINGS = 200
@@ -20,6 +22,11 @@ def interval(inputs: Inputs, response: int, place: int, estimates: Floats, level
 
     ``estimates`` are the variances in the units of y.
     """
+    with nullcontext() if is_dense(inputs) else one_thread():
+        return _interval(inputs, response, place, estimates, level)
+
+
+def _interval(inputs: Inputs, response: int, place: int, estimates: Floats, level: float) -> tuple[float, float]:
     from scipy.special import gammaincinv
 
     engine, spread = _engine(inputs, response)

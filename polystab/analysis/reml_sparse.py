@@ -8,8 +8,10 @@ are diagonal. What remains, with the fixed effects, is dense.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,6 +25,21 @@ LARGEST_DENSE = 8000
 # A ratio of zero is stood in for by this share of one over the rows of a level: the
 # equations need a number, and the criterion changes by 1e-9 of its derivative.
 _STAND_IN = 1e-9
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Linear algebra on one thread, where it can be limited.
+
+    Matrices of a thousand columns gain little from more threads, and where other
+    processes want the cores, threads that wait for one another took twenty times as long.
+    """
+    import scipy.linalg  # noqa: F401 - only libraries that are loaded are limited
+
+    try:
+        threadpoolctl = importlib.import_module("threadpoolctl")  # comes with scikit-learn
+    except ImportError:
+        return nullcontext()
+    return cast(AbstractContextManager[Any], threadpoolctl.threadpool_limits(1))
 
 
 class SparseDesign:
@@ -216,7 +233,11 @@ class SparseEngine:
     def evaluate(self, ratio: Floats, which: Ints) -> Pieces:  # noqa: ARG002 - one response only
         pieces = [self._evaluate(row) for row in ratio]
         return Pieces(
-            *(np.stack([getattr(piece, name) for piece in pieces]) for name in ("logdet", "rest", "trace", "score", "product")),
+            logdet=np.stack([piece.logdet for piece in pieces]),
+            rest=np.stack([piece.rest for piece in pieces]),
+            trace=np.stack([piece.trace for piece in pieces]),
+            score=np.stack([piece.score for piece in pieces]),
+            product=np.stack([piece.product for piece in pieces]),
             traces=None,
         )
 
@@ -229,9 +250,7 @@ class SparseEngine:
         size = np.array([(u[design.place[k]] ** 2).sum() for k in range(design.k)])
         levels = np.array(design.levels, dtype=np.float64)
         # C_k W^-1 y on the rows: what a unit of the ratio adds.
-        pushed = np.stack(
-            [u[design.place[k], 0][design.codes[:, k]] / ratio[k] for k in range(design.k)], axis=1
-        )
+        pushed = np.stack([u[design.place[k], 0][design.codes[:, k]] / ratio[k] for k in range(design.k)], axis=1)
         pulled = pushed - design.effects(factor.solve(design.products(pushed)))
         return Pieces(
             logdet=np.asarray(factor.logdet),
