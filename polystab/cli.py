@@ -160,7 +160,7 @@ def read_lm_eval(
     output: str,
     overwrite: bool,
     as_json: bool,
-    on_duplicate: str,
+    on_duplicate: Any,
     allow_limit: bool,
     run_pattern: str | None,
     revisions: Sequence[str],
