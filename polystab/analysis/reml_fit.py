@@ -347,7 +347,8 @@ def _confounded(inputs: Inputs, gram: Floats, rows: int) -> str:
     They can exactly if I and the C_k are linearly independent matrices.
     """
     size = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
-    absorbed = [name for name, length in zip(inputs.factors, size[1:], strict=True) if length <= 1e-6]
+    # The trace of C_k is the rows of the factor that the fixed effects leave.
+    absorbed = [name for name, left in zip(inputs.factors, gram[0, 1:], strict=True) if left <= 1e-9 * rows]
     if absorbed:
         single = [name for name in absorbed if inputs.levels[inputs.factors.index(name)] == 1]
         why = "has one level" if single else "is a combination of the fixed effects"

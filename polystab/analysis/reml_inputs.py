@@ -78,6 +78,8 @@ def read_inputs(y: Any, factors: Any, fixed: Any) -> Inputs:
 
 
 def _responses(y: Any) -> tuple[Floats, tuple[int, ...]]:
+    if isinstance(y, (pd.Series, pd.DataFrame)):
+        y = np.where(pd.isna(y), np.nan, y.to_numpy(dtype=object))  # pandas' own missing value is no number
     array = np.asarray(y)
     if array.dtype.kind not in "fiub" and not (array.dtype.kind == "O" and _numbers(array)):
         raise AnalysisError(
@@ -172,10 +174,14 @@ def _fixed_columns(fixed: Any, n: int) -> tuple[dict[str, Any], Bools]:
     }
     known = np.ones(n, dtype=np.bool_)
     for name, column in columns.items():
+        column = _as_numbers(column)
         if column.dtype.kind in "fiub":
             columns[name] = column = column.astype(np.float64)
             if np.isinf(column).any():
-                raise AnalysisError(f"fixed effect {name!r} is infinite in {int(np.isinf(column).sum())} rows.")
+                raise AnalysisError(
+                    f"fixed effect {name!r} is infinite in {int(np.isinf(column).sum())} rows; set these to NaN to leave "
+                    "the rows out."
+                )
         elif column.dtype.kind not in "OUST":
             raise AnalysisError(f"fixed effect {name!r} holds {column.dtype}; numbers and text are allowed.")
         known &= ~np.asarray(pd.isna(column), dtype=np.bool_)
@@ -207,6 +213,18 @@ def _design(columns: dict[str, Any], kept: Bools) -> tuple[Floats, tuple[str, ..
             "estimated; leave them out."
         )
     return matrix, tuple(names)
+
+
+def _as_numbers(column: Any) -> Any:
+    """Objects that are all numbers or missing, as numbers: they are not labels."""
+    if column.dtype.kind != "O":
+        return column
+    known = ~np.asarray(pd.isna(column), dtype=np.bool_)
+    if not all(isinstance(value, (int, float, np.number, np.bool_)) for value in column[known]):
+        return column
+    numbers = np.full(len(column), np.nan)
+    numbers[known] = column[known].astype(np.float64)
+    return numbers
 
 
 def _sorted_places(levels: list[Any]) -> list[int]:

@@ -26,6 +26,9 @@ LARGEST_DENSE = 8000
 # equations need a number, and the criterion changes by 1e-9 of its derivative.
 _STAND_IN = 1e-9
 
+# Eliminated levels whose dense borders are held at a time.
+_COLUMNS = 4000
+
 
 def one_thread() -> AbstractContextManager[Any]:
     """Linear algebra on one thread, where it can be limited.
@@ -182,7 +185,11 @@ class Elimination:
         pivot, border = self.steps[i]
         total = float((1 / pivot).sum())
         if i == len(self.steps) - 1:
-            return total + float((border.multiply((inverse @ border) / pivot**2)).sum())
+            scaled = (border @ sp.diags(1 / pivot)).tocsc()
+            for start in range(0, len(pivot), _COLUMNS):
+                some = scaled[:, start : start + _COLUMNS]
+                total += float(some.multiply(inverse @ some).sum())
+            return total
         change: Any = ((border @ sp.diags(1 / pivot**2)) @ border.T).tocsr()
         for pivot, border in self.steps[i + 1 :]:
             size = len(pivot)
