@@ -114,8 +114,10 @@ def _list(as_json: bool) -> None:
 def _fill(sources: Sequence[str], runs: str, output: str, given: dict[str, Any], *, show: bool) -> FillResult:
     from polystab.sources.checkpoints import CheckpointOptions
     from polystab.sources.fill import fill as fill_units
-    from polystab.sources.registry import get_measurer
+    from polystab.sources.registry import get_measurer, get_source
 
+    for name in sources:
+        get_source(name)  # a misspelt name is said before options that seem to lack their source
     chosen = source_options(sources, given)
     cache_limit = None if given["cache_limit"] is None else parse_size(given["cache_limit"])
     checkpoints = CheckpointOptions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -198,7 +199,9 @@ def fit_dense(inputs: Inputs, members: Ints, pattern: Ints) -> Estimates:
     result.criterion[made.usable] = value + 2 * np.log(corner).sum(axis=1)
     result.effects[made.usable] = effects * made.scale[:, None]
     result.errors[made.usable] = errors * made.scale[:, None]
-    result.singular[made.usable] = (optimum.ratio == 0).any(axis=1)
+    # Without rows to spare for it, the residual variance can be the one that is zero.
+    inner = (made.designs.gram[:, 0, 0] <= (made.designs.span != 0).any(axis=1).sum(axis=1))[made.pattern]
+    result.singular[made.usable] = (optimum.ratio == 0).any(axis=1) | (inner & (optimum.ratio.max(axis=1) > 1e6))
     result.converged[made.usable] = optimum.converged
     _no_maximum(result, made.usable, optimum, inputs)
     return result
@@ -244,11 +247,11 @@ def moment_ratios(gram: Floats, total: Floats, quadratic: Floats, unit: Floats) 
     return np.asarray(np.clip(parts[:, 1:] / left, 0.01 * unit, 1e8 * unit))
 
 
-def _best_start(engine: Engine, moments: Floats, unit: Floats) -> Floats:
+def _best_start(engine: Engine, moments: Floats, unit: Floats, factors: Sequence[float] = _STARTS) -> Floats:
     """The best of the moment estimate and some round ratios: the criterion can have several minima."""
     which = np.arange(len(moments))
     best, least = moments, criterion(engine.evaluate(moments, which), engine.df)
-    for factor in _STARTS:
+    for factor in factors:
         value = criterion(engine.evaluate(factor * unit, which), engine.df)
         better = value < least
         best = np.where(better[:, None], factor * unit, best)
@@ -299,7 +302,11 @@ def _fit_sparse(inputs: Inputs, response: int, made: SparseDesign | str) -> Esti
         return result
     gram = made.gram[None]
     unit = gram[:, 0, 1:] / np.diagonal(gram, axis1=1, axis2=2)[:, 1:]
-    start = moment_ratios(gram, np.array([engine.y @ engine.y]), engine.quadratic, unit)
+    if sum(made.levels) < engine.df[0] and engine.unexplained(1e6 * unit[0]) <= 1e-10 * engine.df[0]:
+        result.problem[0] = _exact_text(inputs)
+        return result
+    moments = moment_ratios(gram, np.array([engine.y @ engine.y]), engine.quadratic, unit)
+    start = _best_start(engine, moments, unit, _STARTS[1:4:2])
     optimum = minimise(engine, start, unit=unit, tolerance=_SPARSE_TOLERANCE)
     spread = np.array([np.ldexp(scale, int(exponent))])
     result.variance[:], value = _unscaled(optimum, engine.df, spread)

@@ -268,6 +268,11 @@ class SparseEngine:
             traces=None,
         )
 
+    def unexplained(self, ratio: Floats) -> float:
+        """Sum of squares that the fixed effects and the shrunken levels leave."""
+        left = self.y - self.design.effects(self.design.factor(ratio).solve(self.right))[:, 0]
+        return float(left @ left)
+
     def fixed_effects(self, ratio: Floats, residual: float) -> tuple[Floats, Floats]:
         """Generalised least squares coefficients and their standard errors."""
         design = self.design

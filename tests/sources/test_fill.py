@@ -491,6 +491,7 @@ class TestCommand:
             (["toy", "-o", "x", "--runs", "t", "--seeds", "one"], "--seeds takes"),
             (["toy", "-o", "x", "--runs", "t", "--jobs", "0"], "jobs"),
             (["toi", "-o", "x", "--runs", "t"], "Did you mean 'toy'"),
+            (["eval", "-o", "x", "--runs", "t", "--tasks", "a"], "Did you mean 'evals'"),
         ],
     )
     def test_wrong_usage_is_exit_code_2(
