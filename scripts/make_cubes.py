@@ -34,7 +34,7 @@ SUMMARIES = {
     "demo": "SYNTHETIC: three toy models x ten seeds x 27 steps; one run goes wrong, one checkpoint is missing",
     "nano": "trained here: 3 sizes x 10 seeds x 31 steps, losses and four tasks, with items and logs",
     "nano-factorial": "trained here: 5 initialisations x 5 data orders, crossed, of one size",
-    "nano-edge": "trained here: 48 runs at 4 learning rates near the edge of stability, some of which go wrong",
+    "nano-edge": "trained here: 72 runs at 6 learning rates, of which some spike and some never learn what others do",
 }
 
 

@@ -38,7 +38,8 @@ class RemlFit:
         are somewhat too small where a factor has few levels). A variance has no useful
         standard error; see :meth:`profile_interval`.
     singular : bool or numpy.ndarray
-        Whether a component is on its boundary, zero.
+        Whether a component is on its boundary, zero (the residual one too, where the
+        design has no row to spare for it; then the search often does not converge).
     converged : bool or numpy.ndarray
         Whether the search ended at a minimum.
     n : int or numpy.ndarray

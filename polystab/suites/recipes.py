@@ -154,6 +154,9 @@ SIZES = (SMALL, MIDDLE, LARGE)
 # At a constant rate of 0.2 this recipe is steady, at 0.5 nearly every run spikes; in between the seed decides.
 EDGE_RATES = (0.2, 0.3, 0.4, 0.5)
 EDGE = replace(MIDDLE, steps=800, batch_size=4, warmup=0.02, final_rate=1.0, beta2=0.99, clip=0.0)
+# At rates so high nothing is learned but which words go together. Here abilities are, by most seeds, with none to spare.
+SLOW_RATES = (0.006, 0.012)
+SLOW = replace(MIDDLE, steps=800, batch_size=24, clip=0.0)
 
 QUICK = {"steps": 200, "batch_size": 16, "every": 25}
 
@@ -183,11 +186,13 @@ def _factorial() -> Suite:
 
 def _edge() -> Suite:
     recipes = tuple(replace(EDGE, model=f"{MIDDLE.model}-lr{rate:g}", learning_rate=rate) for rate in EDGE_RATES)
+    slow = tuple(replace(SLOW, model=f"{MIDDLE.model}-b24-lr{rate:g}", learning_rate=rate) for rate in SLOW_RATES)
     return Suite(
         "nano-edge",
-        "nano-edge: learning rates near the edge of stability, 12 seeds each",
-        "One GPT-NeoX size at constant learning rates at which runs begin to fail, without gradient clipping.",
-        _together(recipes, 12),
+        "nano-edge: runs that go wrong, 12 seeds at each of 6 learning rates",
+        "One GPT-NeoX size without gradient clipping: at constant rates of 0.2 to 0.5 with batches of 4, where losses "
+        "spike, and at 0.006 and 0.012 with batches of 24, where some seeds do not learn what the others do.",
+        _together((*recipes, *slow), 12),
     )
 
 
