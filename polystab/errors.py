@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SHOWN_LABELS = 5
 
@@ -78,13 +79,24 @@ class ReadError(PolystabError):
     """An input as a whole cannot be read (a single bad file is refused in the audit instead)."""
 
 
-class RefusedFileError(ReadError):
-    """One file cannot be used; ``reason`` is the short code that goes into the audit."""
+class ReasonedError(ReadError):
+    """One input cannot be used: ``reason`` is a short, stable code for the audit, ``detail`` the message."""
 
-    def __init__(self, reason: str, detail: str, *, sha256: str = "") -> None:
+    def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Both arguments, so that it passes between processes.
+        return type(self), (self.reason, self.detail), self.__dict__
+
+
+class RefusedFileError(ReasonedError):
+    """One file cannot be used."""
+
+    def __init__(self, reason: str, detail: str, *, sha256: str = "") -> None:
+        super().__init__(reason, detail)
         self.sha256 = sha256
 
 

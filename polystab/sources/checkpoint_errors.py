@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from polystab.errors import ReadError
+from polystab.errors import ReadError, ReasonedError
 
 # What allocators of torch say in a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
 
-class CheckpointError(ReadError):
-    """A checkpoint cannot be used; ``reason`` is a short, stable code and ``detail`` the message.
+class CheckpointError(ReasonedError):
+    """A checkpoint cannot be used.
 
     Reasons: ``missing-checkpoint``, ``missing-revision``, ``missing-config``, ``missing-weights``,
     ``missing-shard``, ``missing-tokenizer``, ``damaged-config``, ``damaged-weights``, ``damaged-tokenizer``,
@@ -23,14 +23,6 @@ class CheckpointError(ReadError):
     ``out-of-memory``, ``no-device``, ``gated``, ``unreachable``, ``not-cached``, ``no-space``,
     ``unwritable-cache``.
     """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[CheckpointError], tuple[str, str]]:
-        return type(self), (self.reason, self.detail)  # both arguments, so that it passes between processes
 
 
 def library(name: str) -> Any:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from polystab.errors import ReadError, UnknownNameError, did_you_mean, shown
+from polystab.errors import ReadError, ReasonedError, UnknownNameError, did_you_mean, shown
 from polystab.sources.eval_quiet import FEWSHOT_SEED
 from polystab.sources.walk import paused_collection
 
@@ -30,16 +30,8 @@ _TOKENIZERS_KEPT = 4
 Encoded = list[tuple[Any, list[int], list[int]]]
 
 
-class EvaluationError(ReadError):
-    """Tasks cannot be run, or not on this checkpoint; ``reason`` is a short code."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[EvaluationError], tuple[str, str]]:
-        return type(self), (self.reason, self.detail)  # both arguments, so that it passes between processes
+class EvaluationError(ReasonedError):
+    """Tasks cannot be run, or not on this checkpoint."""
 
 
 class Bench:
