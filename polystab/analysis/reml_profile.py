@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -116,7 +117,7 @@ def _crossing(excess: Callable[[float], float], inside: float, factor: float) ->
     outside = inside * factor
     for _ in range(_DOUBLINGS):
         if excess(outside) > 0:
-            ends = sorted([np.log(inside), np.log(outside)])
-            return float(np.exp(brentq(lambda log: excess(float(np.exp(log))), *ends, xtol=1e-9, rtol=1e-12)))
+            low, high = sorted([math.log(inside), math.log(outside)])
+            return math.exp(brentq(lambda log: excess(math.exp(log)), low, high, xtol=1e-9, rtol=1e-12))
         inside, outside = outside, outside * factor
     return float("nan")
