@@ -385,6 +385,7 @@ def test_the_truth_of_an_unbalanced_crossed_design_is_recovered() -> None:
         within_standard_errors(fit.variance[name], truth)
 
 
+@pytest.mark.slow
 def test_the_truth_of_an_unbalanced_nested_design_is_recovered() -> None:
     rng = np.random.default_rng(11)
     seed = np.sort(np.concatenate([np.arange(60), rng.integers(0, 60, 120)]))

@@ -285,6 +285,7 @@ def script(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 class TestWorkers:
     def test_a_worker_that_is_killed_costs_its_unit_only(self, runs: RunTable, out: Path) -> None:
         result = fill([Toy(), Trouble(when={1: "kill"}), Toy(name="last")], runs=runs, output=out, jobs=2, seeds=0)

@@ -25,6 +25,9 @@ from polystab.sources.checkpoints import CheckpointError, CheckpointOptions, ope
 from polystab.sources.hub_cache import HubCache  # noqa: E402
 from polystab.sources.runs import Run, RunTableError, catalog, read_runs  # noqa: E402
 
+# Every test talks to a server, and several wait for it as long as the Hub would be waited for.
+pytestmark = pytest.mark.slow
+
 REPO = "org/tiny"
 RUN = Run("tiny", 0, location=REPO, revision="step{step}", steps=(0, 1, 2))
 
