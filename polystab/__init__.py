@@ -14,6 +14,7 @@ from polystab._version import __version__
 from polystab.errors import PolystabError
 
 if TYPE_CHECKING:
+    from polystab.analysis.components import variance_components
     from polystab.analysis.outliers import outlier_scores
     from polystab.cube.build import cube_from_records
     from polystab.cube.catalog import list_cubes, load_cube
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from polystab.sources.training_logs import read_training_log
 
 _NAMES = {
+    "polystab.analysis.components": ("variance_components",),
     "polystab.analysis.outliers": ("outlier_scores",),
     "polystab.cube.build": ("cube_from_records",),
     "polystab.cube.catalog": ("list_cubes", "load_cube"),
@@ -64,6 +66,7 @@ __all__ = [
     "save_cube",
     "select",
     "validate_cube",
+    "variance_components",
 ]
 
 

@@ -12,6 +12,8 @@ from polystab._lazy import lazy_names
 
 if TYPE_CHECKING:
     from polystab.analysis.audit import duplicate_runs
+    from polystab.analysis.component_seeds import seed_variances
+    from polystab.analysis.components import variance_components, variance_fractions
     from polystab.analysis.coverage import cube_coverage, fingerprint
     from polystab.analysis.failures import failed_runs, loss_spikes
     from polystab.analysis.outliers import expected_share, outlier_scores, rank_runs
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "polystab.analysis.audit": ("duplicate_runs",),
+    "polystab.analysis.component_seeds": ("seed_variances",),
+    "polystab.analysis.components": (
+        "variance_components",
+        "variance_fractions",
+    ),
     "polystab.analysis.coverage": (
         "cube_coverage",
         "fingerprint",
@@ -70,7 +77,10 @@ __all__ = [
     "sd_factors",
     "seed_band",
     "seed_spread",
+    "seed_variances",
     "spread_overview",
+    "variance_components",
+    "variance_fractions",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
