@@ -128,7 +128,6 @@ def variance_components(cube: xr.Dataset | xr.DataTree, *, design: str = "auto",
     Ting, N., Burdick, R. K., Graybill, F. A., Jeyaratnam, S. and Lu, T.-F. C. (1990).
     Confidence intervals on linear combinations of variance components that are
     unrestricted in sign. Journal of Statistical Computation and Simulation 35, 135-143.
-    https://doi.org/10.1080/00949659008811240
 
     Burdick, R. K. and Graybill, F. A. (1992). Confidence Intervals on Variance Components.
     Dekker. https://doi.org/10.1201/9781482277142
