@@ -98,10 +98,11 @@ def variance_components(cube: xr.Dataset | xr.DataTree, *, design: str = "auto",
     the modified large-sample interval of Ting et al., built on the mean square of the
     component and the one below; ``total`` that of Graybill and Wang for a sum. All are
     cut at zero. In unbalanced cells those above the lowest are approximate. In
-    simulations with 3, 5 and 10 seeds, 3 to 10 models and up to 10 % of the runs missing,
-    95 % intervals cover 93-97 % for components away from zero, and the part that is missed
-    lies below and above alike (that of ``total`` errs low more rarely than high). None is
-    given below two degrees of freedom (three runs of one model, three models).
+    simulations with 3, 5 and 10 seeds and 3 to 10 models, 95 % intervals cover 93-97 % for
+    components away from zero, and the part that is missed lies below and above alike (that
+    of ``total`` errs low more rarely than high); so do those that are given where 10 %
+    (nested) or 5 % (crossed) of the runs are missing. None is given below two degrees of
+    freedom (three runs of one model, three models): small designs with gaps lose some.
 
     *Tests.* ``p`` is the exact F test of a zero component, in unbalanced cells too (after
     Wald), except for main effects of an unbalanced factorial with replicates: NaN. For

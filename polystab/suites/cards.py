@@ -82,7 +82,7 @@ def data_card(tree: xr.DataTree, trained: Suite) -> str:
     parts = [
         f"# {trained.title}",
         trained.summary + " Trained by the polystab developers for this package.",
-        f"- what: {coverage_sentence(tree)}\n- made with: `{cube.attrs['source']} --measure evals`, then `make cubes`\n"
+        f"- what: {coverage_sentence(tree)}\n- made with: `{cube.attrs['source']} --measure evals` (which `make cubes` does, without the margins of items)\n"
         f"- licence: {cube.attrs['license']}\n- detail groups: {', '.join(sorted(map(str, tree.children)))}",
         "## Recipe\n\nGPT-NeoX with parallel residual, rotary embeddings over whole heads and an untied head; Pythia's "
         "initialisation; AdamW in float32.\n\n" + _recipes(recipes),

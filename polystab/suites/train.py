@@ -18,7 +18,7 @@ from polystab.files import write_text
 from polystab.sources.attempts import measure_checkpoint
 from polystab.sources.checkpoint_errors import library, quiet
 from polystab.sources.measuring import check_measurers
-from polystab.sources.outputs import UnitFailure, claimed, keep_settings, read_settings, write_failure
+from polystab.sources.outputs import UnitFailure, claimed, keep_settings, write_failure
 from polystab.sources.processes import last_words, start_process
 from polystab.sources.runs import write_runs
 from polystab.sources.unit_keys import folder_name
@@ -44,7 +44,6 @@ class TrainingError(PolystabError):
 class TrainProgress:
     """How far a suite is: updates made, and how many there are."""
 
-    run: str
     updates: int
     total: int
     runs_done: int
@@ -82,7 +81,6 @@ class _Work:
     """What a worker needs to know."""
 
     folder: Path
-    suite: Suite
     measurers: tuple[Measurer, ...]
     keep_checkpoints: bool
     device: str
@@ -176,7 +174,7 @@ def train(
     if kept:
         # Absolute, as a relative pattern counts from the current folder; below the table's own it is written relative.
         write_runs(chosen.table(str(folder.resolve() / CHECKPOINTS)), folder / "runs.csv")
-    work = _Work(folder.resolve(), chosen, measurers, kept, device)
+    work = _Work(folder.resolve(), measurers, kept, device)
     done = {run for run in chosen.runs if _log_path(work.folder, run).exists()}
     tally = _Tally(chosen, done, progress, began)
     left = [run for run in chosen.runs if run not in done]
@@ -187,11 +185,6 @@ def train(
     return TrainResult(
         folder, len(left), len(done), tuple(tally.diverged), tuple(tally.failed), time.monotonic() - began
     )
-
-
-def is_suite_folder(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder was made by :func:`train`."""
-    return read_settings(Path(folder), "suite") is not None
 
 
 class _Tally:
@@ -212,21 +205,14 @@ class _Tally:
             self.failed.append(content)
             return
         if what == "diverged":
-            self.diverged.append(f"{label(run)} after step {content}")
+            self.diverged.append(f"{as_run(run)} after step {content}")
         self.at[run] = run.recipe.steps if what in ("finished", "diverged") else content
         self.runs_done += what == "finished"
         now = time.monotonic()
         if self.progress is not None and (now - self.told > 1 or what == "finished"):
             self.told = now
             updates = sum(self.at.values())
-            self.progress(
-                TrainProgress(label(run), updates, self.total, self.runs_done, len(self.at), now - self.began)
-            )
-
-
-def label(run: SuiteRun) -> str:
-    """How a run is called in messages."""
-    return f"{run.recipe.model} seed {run.seed}"
+            self.progress(TrainProgress(updates, self.total, self.runs_done, len(self.at), now - self.began))
 
 
 def _device(device: str) -> str:
@@ -369,6 +355,3 @@ def _log_path(folder: Path, run: SuiteRun) -> Path:
 
 def _state_path(folder: Path, run: SuiteRun) -> Path:
     return folder / "state" / folder_name(run.recipe.model) / f"seed{run.seed}.pt"
-
-
-__all__ = ["TrainProgress", "TrainResult", "TrainingError", "is_suite_folder", "label", "train"]

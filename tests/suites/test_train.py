@@ -28,7 +28,7 @@ from polystab.suites.cubes import suite_cube
 from polystab.suites.grammar import corpus, vocabulary
 from polystab.suites.nano_items import TASKS
 from polystab.suites.recipes import Recipe, Suite, SuiteRun, n_parameters, suite
-from polystab.suites.train import TrainingError, TrainProgress, TrainResult, is_suite_folder, train
+from polystab.suites.train import TrainingError, TrainProgress, TrainResult, train
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -251,7 +251,7 @@ def test_an_unknown_suite_gets_a_suggestion(tmp_path: Path) -> None:
 def test_an_unknown_measurer_leaves_no_trace_of_the_suite(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError):
         train(toy(), tmp_path / "new", measure=["evils"])
-    assert not is_suite_folder(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_process_at_all_is_refused(tmp_path: Path) -> None:
@@ -367,7 +367,6 @@ def test_the_source_of_a_cube_is_the_command_that_makes_it(tmp_path: Path, name:
 
 
 def test_a_folder_of_something_else_has_no_suite(tmp_path: Path) -> None:
-    assert not is_suite_folder(tmp_path)
     with pytest.raises(ReadError, match="polystab train"):
         suite_cube(tmp_path)
 

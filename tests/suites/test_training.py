@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import polystab as ps
 from polystab.suites import training as steps
 from polystab.suites.grammar import corpus, vocabulary
+from polystab.suites.models import new_model
 from polystab.suites.recipes import Recipe, SuiteRun, as_run, n_parameters, suite, suites
 from polystab.suites.training import Training
 
@@ -62,6 +63,12 @@ def test_initial_weights_have_the_variance_that_pythia_states(wide: dict[str, An
         # The variance of n normal numbers scatters by sqrt(2 / n) of itself.
         assert tensor.var().item() == pytest.approx(variance, rel=5 * math.sqrt(2 / tensor.numel()))
         assert abs(tensor.mean().item()) < 5 * math.sqrt(variance / tensor.numel())
+
+
+def test_rotary_embeddings_turn_whole_heads() -> None:
+    """Under its newer name too: of a quarter of such a narrow head, little would be left."""
+    model: Any = new_model(TINY, 0)
+    assert 2 * len(model.gpt_neox.rotary_emb.inv_freq) == TINY.hidden_size // TINY.n_heads
 
 
 def test_biases_start_at_0_and_gains_at_1(wide: dict[str, Any]) -> None:
