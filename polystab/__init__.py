@@ -14,8 +14,12 @@ from polystab._version import __version__
 from polystab.errors import PolystabError
 
 if TYPE_CHECKING:
-    from polystab.analysis.components import variance_components
+    from polystab.analysis.agreement.runs import agreement
+    from polystab.analysis.bootstrap.resampling import multibootstrap
+    from polystab.analysis.components.split import variance_components
     from polystab.analysis.outliers import outlier_scores
+    from polystab.analysis.phases.curves import change_points
+    from polystab.analysis.training_maps import fit_training_map
     from polystab.cube.build import cube_from_records
     from polystab.cube.catalog import list_cubes, load_cube
     from polystab.cube.merge import merge_cubes
@@ -30,8 +34,12 @@ if TYPE_CHECKING:
     from polystab.sources.training_logs import read_training_log
 
 _NAMES = {
-    "polystab.analysis.components": ("variance_components",),
+    "polystab.analysis.agreement.runs": ("agreement",),
+    "polystab.analysis.bootstrap.resampling": ("multibootstrap",),
+    "polystab.analysis.components.split": ("variance_components",),
     "polystab.analysis.outliers": ("outlier_scores",),
+    "polystab.analysis.phases.curves": ("change_points",),
+    "polystab.analysis.training_maps": ("fit_training_map",),
     "polystab.cube.build": ("cube_from_records",),
     "polystab.cube.catalog": ("list_cubes", "load_cube"),
     "polystab.cube.merge": ("merge_cubes",),
@@ -50,11 +58,15 @@ _NAMES = {
 __all__ = [
     "PolystabError",
     "__version__",
+    "agreement",
+    "change_points",
     "cube_from_records",
     "fill",
+    "fit_training_map",
     "list_cubes",
     "load_cube",
     "merge_cubes",
+    "multibootstrap",
     "open_cube",
     "open_tree",
     "outlier_scores",

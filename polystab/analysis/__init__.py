@@ -11,23 +11,97 @@ from typing import TYPE_CHECKING
 from polystab._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from polystab.analysis.aggregates.kernels import interquartile_mean
+    from polystab.analysis.aggregates.scores import aggregate_scores, improvement_probability, performance_profile
+    from polystab.analysis.agreement.items import item_stability
+    from polystab.analysis.agreement.ranks import rank_agreement
+    from polystab.analysis.agreement.scores import cohen_kappa, fleiss_kappa, krippendorff_alpha
     from polystab.analysis.audit import duplicate_runs
-    from polystab.analysis.component_seeds import seed_variances
-    from polystab.analysis.components import variance_components, variance_fractions
+    from polystab.analysis.bootstrap.detectable import detectable_difference, sizes_needed
+    from polystab.analysis.bootstrap.resampling import multibootstrap
+    from polystab.analysis.change_points import Segmentation, segment, segment_many
+    from polystab.analysis.components.additivity import seed_additivity
+    from polystab.analysis.components.at_end import final_components
+    from polystab.analysis.components.comparison import variance_by_size, variance_ratio
+    from polystab.analysis.components.fractions import variance_fractions
+    from polystab.analysis.components.gtheory import decision_study
+    from polystab.analysis.components.items import item_components, item_design
+    from polystab.analysis.components.last_checkpoints import checkpoint_noise
+    from polystab.analysis.components.needed import noise_floor, seeds_needed
+    from polystab.analysis.components.permutation import permutation_test
+    from polystab.analysis.components.reliability import coefficient_of_variation, seed_reliability
+    from polystab.analysis.components.seeds import seed_variances
+    from polystab.analysis.components.split import variance_components
+    from polystab.analysis.components.windows import variance_over_windows
     from polystab.analysis.coverage import cube_coverage, fingerprint
     from polystab.analysis.failures import failed_runs, loss_spikes
+    from polystab.analysis.maps.agreement import map_agreement, run_agreement
+    from polystab.analysis.maps.model import TrainingMap
+    from polystab.analysis.maps.performance import performance_from_occupancy
+    from polystab.analysis.maps.reading import state_occupancy, state_paths, state_transitions, transition_effects
+    from polystab.analysis.multiplicity import adjusted_p
     from polystab.analysis.outliers import expected_share, outlier_scores, rank_runs
-    from polystab.analysis.reml import RemlFit, fit_reml
+    from polystab.analysis.phases.agreement import adjusted_rand, change_point_f1, covering, hausdorff
+    from polystab.analysis.phases.consensus import consensus_change_points, seed_agreement
+    from polystab.analysis.phases.sizes import phase_size_trend
+    from polystab.analysis.reml.model import RemlFit, fit_reml
+    from polystab.analysis.sequential import SequentialDetector
+    from polystab.analysis.signal.decisions import decision_accuracy
+    from polystab.analysis.signal.noise import checkpoint_proxy, monotonicity, relative_signal, signal_to_noise
+    from polystab.analysis.training_maps import fit_training_map
     from polystab.analysis.trajectories import final_steps, pick_models, rank_metrics, seed_band
     from polystab.analysis.variance import c4, sd_factors, seed_spread, spread_overview
 
 _NAMES = {
-    "polystab.analysis.audit": ("duplicate_runs",),
-    "polystab.analysis.component_seeds": ("seed_variances",),
-    "polystab.analysis.components": (
-        "variance_components",
-        "variance_fractions",
+    "polystab.analysis.aggregates.kernels": ("interquartile_mean",),
+    "polystab.analysis.aggregates.scores": (
+        "aggregate_scores",
+        "improvement_probability",
+        "performance_profile",
     ),
+    "polystab.analysis.agreement.items": ("item_stability",),
+    "polystab.analysis.agreement.ranks": ("rank_agreement",),
+    "polystab.analysis.agreement.scores": (
+        "cohen_kappa",
+        "fleiss_kappa",
+        "krippendorff_alpha",
+    ),
+    "polystab.analysis.audit": ("duplicate_runs",),
+    "polystab.analysis.bootstrap.detectable": (
+        "detectable_difference",
+        "sizes_needed",
+    ),
+    "polystab.analysis.bootstrap.resampling": ("multibootstrap",),
+    "polystab.analysis.change_points": (
+        "Segmentation",
+        "segment",
+        "segment_many",
+    ),
+    "polystab.analysis.components.additivity": ("seed_additivity",),
+    "polystab.analysis.components.at_end": ("final_components",),
+    "polystab.analysis.components.comparison": (
+        "variance_by_size",
+        "variance_ratio",
+    ),
+    "polystab.analysis.components.fractions": ("variance_fractions",),
+    "polystab.analysis.components.gtheory": ("decision_study",),
+    "polystab.analysis.components.items": (
+        "item_components",
+        "item_design",
+    ),
+    "polystab.analysis.components.last_checkpoints": ("checkpoint_noise",),
+    "polystab.analysis.components.needed": (
+        "noise_floor",
+        "seeds_needed",
+    ),
+    "polystab.analysis.components.permutation": ("permutation_test",),
+    "polystab.analysis.components.reliability": (
+        "coefficient_of_variation",
+        "seed_reliability",
+    ),
+    "polystab.analysis.components.seeds": ("seed_variances",),
+    "polystab.analysis.components.split": ("variance_components",),
+    "polystab.analysis.components.windows": ("variance_over_windows",),
     "polystab.analysis.coverage": (
         "cube_coverage",
         "fingerprint",
@@ -36,15 +110,48 @@ _NAMES = {
         "failed_runs",
         "loss_spikes",
     ),
+    "polystab.analysis.maps.agreement": (
+        "map_agreement",
+        "run_agreement",
+    ),
+    "polystab.analysis.maps.model": ("TrainingMap",),
+    "polystab.analysis.maps.performance": ("performance_from_occupancy",),
+    "polystab.analysis.maps.reading": (
+        "state_occupancy",
+        "state_paths",
+        "state_transitions",
+        "transition_effects",
+    ),
+    "polystab.analysis.multiplicity": ("adjusted_p",),
     "polystab.analysis.outliers": (
         "expected_share",
         "outlier_scores",
         "rank_runs",
     ),
-    "polystab.analysis.reml": (
+    "polystab.analysis.phases.agreement": (
+        "adjusted_rand",
+        "change_point_f1",
+        "covering",
+        "hausdorff",
+    ),
+    "polystab.analysis.phases.consensus": (
+        "consensus_change_points",
+        "seed_agreement",
+    ),
+    "polystab.analysis.phases.sizes": ("phase_size_trend",),
+    "polystab.analysis.reml.model": (
         "RemlFit",
         "fit_reml",
     ),
+    "polystab.analysis.sequential": ("SequentialDetector",),
+    "polystab.analysis.signal.decisions": ("decision_accuracy",),
+    "polystab.analysis.signal.noise": (
+        "checkpoint_proxy",
+        "monotonicity",
+        "relative_signal",
+        "signal_to_noise",
+    ),
+    "polystab.analysis.training_maps": ("fit_training_map",),
     "polystab.analysis.trajectories": (
         "final_steps",
         "pick_models",
@@ -61,26 +168,78 @@ _NAMES = {
 
 __all__ = [
     "RemlFit",
+    "Segmentation",
+    "SequentialDetector",
+    "TrainingMap",
+    "adjusted_p",
+    "adjusted_rand",
+    "aggregate_scores",
     "c4",
+    "change_point_f1",
+    "checkpoint_noise",
+    "checkpoint_proxy",
+    "coefficient_of_variation",
+    "cohen_kappa",
+    "consensus_change_points",
+    "covering",
     "cube_coverage",
+    "decision_accuracy",
+    "decision_study",
+    "detectable_difference",
     "duplicate_runs",
     "expected_share",
     "failed_runs",
+    "final_components",
     "final_steps",
     "fingerprint",
     "fit_reml",
+    "fit_training_map",
+    "fleiss_kappa",
+    "hausdorff",
+    "improvement_probability",
+    "interquartile_mean",
+    "item_components",
+    "item_design",
+    "item_stability",
+    "krippendorff_alpha",
     "loss_spikes",
+    "map_agreement",
+    "monotonicity",
+    "multibootstrap",
+    "noise_floor",
     "outlier_scores",
+    "performance_from_occupancy",
+    "performance_profile",
+    "permutation_test",
+    "phase_size_trend",
     "pick_models",
+    "rank_agreement",
     "rank_metrics",
     "rank_runs",
+    "relative_signal",
+    "run_agreement",
     "sd_factors",
+    "seed_additivity",
+    "seed_agreement",
     "seed_band",
+    "seed_reliability",
     "seed_spread",
     "seed_variances",
+    "seeds_needed",
+    "segment",
+    "segment_many",
+    "signal_to_noise",
+    "sizes_needed",
     "spread_overview",
+    "state_occupancy",
+    "state_paths",
+    "state_transitions",
+    "transition_effects",
+    "variance_by_size",
     "variance_components",
     "variance_fractions",
+    "variance_over_windows",
+    "variance_ratio",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

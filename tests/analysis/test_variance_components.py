@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 import scipy.stats
 import xarray as xr
+from component_cubes import coverage, cube_of, factorial_cube, nested_cube, of, with_seeds
 from cubes_of_arrays import make_cube
 
 import polystab as ps
@@ -16,44 +17,6 @@ from polystab.testing import variance_cube
 
 Floats = npt.NDArray[np.float64]
 NUMBERS = ("variance", "estimate", "lower", "upper")
-
-
-def cube_of(values: Floats, missing: float = 0.0, rng: np.random.Generator | None = None) -> xr.Dataset:
-    """A cube of one step from (model, seed, metric)."""
-    if rng is not None:
-        values = np.where(rng.random(values.shape) < missing, np.nan, values)
-    return make_cube(values[:, :, None, :])
-
-
-def nested_cube(
-    rng: np.random.Generator, n_model: int = 4, n_seed: int = 5, n: int = 30, sd: float = 2.0
-) -> xr.Dataset:
-    return cube_of(sd * rng.standard_normal((n_model, 1, n)) + rng.standard_normal((n_model, n_seed, n)))
-
-
-def factorial_cube(
-    rng: np.random.Generator,
-    shape: tuple[int, int, int] = (4, 3, 1),
-    n: int = 30,
-    sd: tuple[float, ...] = (2.0, 1.0, 0.0),
-) -> xr.Dataset:
-    """One model with initialisations x orders x replicates; SD of the first two and of their interaction."""
-    a, b, r = shape
-    values = rng.standard_normal((a, b, r, n)) + sd[0] * rng.standard_normal((a, 1, 1, n))
-    values += sd[1] * rng.standard_normal((1, b, 1, n)) + sd[2] * rng.standard_normal((a, b, 1, n))
-    weight, data, _ = np.unravel_index(np.arange(a * b * r), shape)
-    return with_seeds(cube_of(values.reshape(1, a * b * r, n)), weight, data)
-
-
-def with_seeds(cube: xr.Dataset, weight: npt.ArrayLike, data: npt.ArrayLike) -> xr.Dataset:
-    size = (cube.sizes["model"], cube.sizes["seed"])
-    for name, seeds in (("weight_seed", weight), ("data_seed", data)):
-        cube[name] = (("model", "seed"), np.broadcast_to(np.asarray(seeds, dtype=np.int64), size).copy())
-    return cube
-
-
-def of(result: xr.Dataset, name: str, component: str) -> Floats:
-    return np.asarray(result[name].sel(component=component).values).ravel()
 
 
 # One call.
@@ -172,8 +135,8 @@ def test_a_copy_within_models_adds_no_spread() -> None:
 def test_every_cell_stands_for_itself() -> None:
     rng = np.random.default_rng(10)
     cube = make_cube(np.where(rng.random((3, 5, 4, 6)) < 0.1, np.nan, rng.standard_normal((3, 5, 4, 6))))
-    whole = variance_components(cube)
-    part = variance_components(cube.isel(step=[2], metric=[1, 4]))
+    whole = variance_components(cube).drop_vars(["p_adjusted", "n_tests"])
+    part = variance_components(cube.isel(step=[2], metric=[1, 4])).drop_vars(["p_adjusted", "n_tests"])
     xr.testing.assert_allclose(whole.isel(step=[2], metric=[1, 4]), part, rtol=1e-9)
 
 
@@ -182,6 +145,38 @@ def test_the_cube_is_not_changed() -> None:
     before = cube.copy(deep=True)
     variance_components(cube)
     xr.testing.assert_identical(cube, before)
+
+
+@pytest.mark.parametrize("design", ["nested", "crossed", "factorial"])
+def test_mean_squares_and_their_sizes_give_the_estimates(design: str) -> None:
+    rng = np.random.default_rng(110)
+    cube = factorial_cube(rng, (3, 4, 2)) if design == "factorial" else nested_cube(rng)
+    found = variance_components(cube, design=design)
+    for name, low in zip(found["component"].values.tolist(), found["below"].values.tolist(), strict=True):
+        if name != "total":
+            base = of(found, "mean_square", low) if low else 0.0
+            expected = (of(found, "mean_square", name) - base) / of(found, "size", name)
+            np.testing.assert_allclose(of(found, "estimate", name), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_seeds_are_compared_with_items_where_there_are_any() -> None:
+    found = variance_components(variance_cube(n_steps=1, sd_item=0.5, rng=111))
+    assert found["below"].values.tolist() == ["seed", "items", "", "", ""]
+    np.testing.assert_allclose(
+        of(found, "estimate", "seed"), of(found, "mean_square", "seed") - of(found, "mean_square", "items")
+    )
+
+
+def test_p_is_adjusted_over_the_steps_and_metrics_of_each_component() -> None:
+    values = np.random.default_rng(112).standard_normal((4, 5, 6, 7))
+    values[:, :, 2, 3] = np.nan
+    found = variance_components(make_cube(values), design="crossed")
+    for name in ("model", "seed"):
+        p, adjusted = of(found, "p", name), of(found, "p_adjusted", name)
+        known = ~np.isnan(p)
+        np.testing.assert_allclose(adjusted[known], scipy.stats.false_discovery_control(p[known]))
+        assert np.isnan(adjusted[~known]).all()
+    assert found["n_tests"].values.tolist() == [41, 41, 0, 0]
 
 
 # Oracles.
@@ -270,13 +265,6 @@ def test_the_interval_of_a_model_component_touches_zero_where_the_f_test_does() 
 CELLS = 4000
 
 
-def coverage(found: xr.Dataset, truth: dict[str, float]) -> dict[str, float]:
-    return {
-        name: float(np.mean((of(found, "lower", name) <= value) & (value <= of(found, "upper", name))))
-        for name, value in truth.items()
-    }
-
-
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 def test_nested_intervals_cover(n_seed: int, missing: float) -> None:
@@ -334,7 +322,7 @@ def test_seeds_that_differ_by_item_noise_alone_are_rejected_at_the_stated_rate()
 
 
 def test_fractions_of_the_parts_add_up_to_one() -> None:
-    fraction = variance_fractions(variance_components(ps.load_cube("nano")))
+    fraction = variance_fractions(variance_components(ps.load_cube("nano")))["fraction"]
     sums = fraction.where(fraction["part"]).sum("component").values
     known = ~np.isnan(fraction.sel(component="total").values)
     np.testing.assert_allclose(sums[known], 1.0)
@@ -384,7 +372,7 @@ def test_a_constant_metric_has_zero_variances_and_no_fractions(design: str) -> N
     )
     found = variance_components(cube.assign(value=xr.full_like(cube["value"], 0.1)), design=design)
     assert (found["variance"].values == 0).all()
-    assert np.isnan(variance_fractions(found).values).all()
+    assert np.isnan(variance_fractions(found)["fraction"].values).all()
 
 
 @pytest.mark.parametrize("design", ["nested", "crossed"])

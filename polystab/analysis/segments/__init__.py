@@ -1,0 +1,1 @@
+"""Exact segmentation of a series, and its calibration."""
