@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.errors import SelectionError, did_you_mean
-from polystab.plots.words import count, listed, number, percent, plural
+from polystab.plots.words import count, listed, number, percent, plural, short_name
 
 # A map has at most so many rows.
 MAX_ROWS = 30
@@ -173,3 +174,173 @@ def run_places(scores: xr.Dataset, runs: Sequence[tuple[str, int]]) -> list[tupl
     """Positions along model and seed of runs given by name."""
     models, seeds = scores["model"].values.tolist(), scores["seed"].values.tolist()
     return [(models.index(model), seeds.index(seed)) for model, seed in runs]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a component is called in pictures, tables and sentences, and the name of its colour."""
+
+    label: str
+    ink: str
+
+
+PARTS = {
+    "model": Part("models", "full"),
+    "seed": Part("seeds", "alarm"),
+    "items": Part("test items", "muted"),
+    "item": Part("items", "teal"),
+    "model:item": Part("models × items", "purple"),
+    "step": Part("steps", "teal"),
+    "model:step": Part("models × steps", "purple"),
+    "model:seed": Part("models × seeds", "alarm"),
+    "seed:step": Part("checkpoint noise", "ochre"),
+    "initialisation": Part("initialisation", "teal"),
+    "order": Part("data order", "purple"),
+    "interaction": Part("initialisation × order", "ochre"),
+    "run": Part("run noise", "alarm"),
+    "residual": Part("the rest", "muted"),
+}
+
+
+def describe_shares(fractions: xr.Dataset, *, metric: str) -> str:
+    """What :func:`variance_shares` shows, in words.
+
+    Parameters
+    ----------
+    fractions : xarray.Dataset
+        Result of :func:`polystab.analysis.variance_fractions`.
+    metric : str
+        Which metric.
+
+    Returns
+    -------
+    str
+        A sentence for the first and the last step with a total above zero, and one for the
+        step at which the largest part is largest.
+    """
+    names, shares, steps = stacked(fractions, metric=metric)
+    where = np.flatnonzero(~np.isnan(shares).all(axis=0))
+    if not len(where):
+        return "There is no variance to share out at any step."
+    largest = int(np.nanargmax(np.nanmax(shares, axis=1)))
+    peak = int(np.nanargmax(shares[largest]))
+    said = []
+    for i in sorted({int(where[0]), peak, int(where[-1])}):
+        parts = [
+            f"{PARTS[name].label} {percent(float(share))}"
+            for name, share in zip(names, shares[:, i], strict=True)
+            if not np.isnan(share)
+        ]
+        said.append(f"At step {count(steps[i])}: {listed(parts, len(parts))}.")
+    return " ".join(said)
+
+
+def stacked(fractions: xr.Dataset, *, metric: str) -> tuple[list[str], Array, Array]:
+    """The parts of the total that are known at some step, their shares (part, step), and the steps."""
+    known = [str(name) for name in fractions["metric"].values.tolist()]
+    if metric not in known:
+        raise SelectionError(f"no metric is called {metric!r}. {did_you_mean(metric, known)}")
+    one = fractions["fraction"].isel(metric=known.index(metric)).transpose("component", "step")
+    shares = one.values[one["part"].values]
+    names = one["component"].values[one["part"].values]
+    there = ~np.isnan(shares).all(axis=1)
+    return [str(name) for name in names[there]], shares[there], one["step"].values
+
+
+def state_runs(states: xr.Dataset, models: Sequence[str] | None, limit: int) -> tuple[Array, list[str]]:
+    """The states (run, step) of the runs that are drawn, -1 where there is none, and their names."""
+    known = [str(name) for name in states["model"].values.tolist()]
+    for name in models or ():
+        if name not in known:
+            raise SelectionError(f"no model is called {name!r}. {did_you_mean(name, known)}")
+    table = states["state"].transpose("model", "seed", "step").values
+    wanted = [m for m, name in enumerate(known) if models is None or name in models]
+    runs = {m: np.flatnonzero((table[m] >= 0).any(axis=1)).tolist() for m in wanted}
+    while sum(map(len, runs.values())) > limit:  # take from the model that has most
+        runs[max(runs, key=lambda m: len(runs[m]))].pop()
+    places = [(m, s) for m, seeds in runs.items() for s in seeds]
+    names = [f"{short_name(known[m], 28)} seed {states['seed'].values[s]}" for m, s in places]
+    return np.array([table[m, s] for m, s in places]).reshape(len(places), table.shape[2]), names
+
+
+def describe_change_points(consensus: xr.Dataset) -> str:
+    """What :func:`change_points` shows, in words.
+
+    Parameters
+    ----------
+    consensus : xarray.Dataset
+        Result of :func:`polystab.analysis.consensus_change_points`.
+
+    Returns
+    -------
+    str
+        A sentence for each of the first ten models and metrics with a shared change.
+    """
+    said = []
+    for metric, model in ((k, m) for k in range(consensus.sizes["metric"]) for m in range(consensus.sizes["model"])):
+        part = consensus.isel(metric=metric, model=model)
+        places = [part.isel(change=i) for i in range(int(part["n_changes"]))]
+        if places:
+            steps = [
+                f"{count(float(place['step']))} ({count(int(place['n_runs']))} of {plural(int(part['n_looked_at']), 'seed')})"
+                for place in places
+            ]
+            said.append(f"{part['metric'].item()}, {part['model'].item()}: at step {listed(steps, 8)}.")
+    if len(said) > 10:
+        said[10:] = [f"{count(len(said) - 10)} further rows."]
+    return " ".join(said) or "No change is shared by the seeds of a model."
+
+
+def describe_map(states: xr.Dataset) -> str:
+    """What :func:`map_strips` shows, in words.
+
+    Parameters
+    ----------
+    states : xarray.Dataset
+        ``TrainingMap.states``, or what ``TrainingMap.decode`` gives.
+
+    Returns
+    -------
+    str
+        For each model, how many runs are ever in each state and where they first are.
+    """
+    table = states["state"].transpose("model", "seed", "step").values
+    steps = states["step"].values
+    said = [f"{plural(states.sizes['map_state'], 'state')}."]
+    for m, model in enumerate(states["model"].values.tolist()[:10]):
+        n = int((table[m] >= 0).any(axis=1).sum())
+        parts = []
+        for k in range(states.sizes["map_state"]):
+            here = table[m] == k
+            runs = here.any(axis=1)
+            if runs.any():
+                first = np.median(steps[np.argmax(here[runs], axis=1)])
+                parts.append(f"{k} from step {count(first)} ({count(int(runs.sum()))} of {plural(n, 'run')})")
+        said.append(f"{model}: state {listed(parts, len(parts))}.")
+    return " ".join(said)
+
+
+def describe_transitions(transitions: xr.Dataset, *, model: str) -> str:
+    """What :func:`transition_graph` shows, in words.
+
+    Parameters
+    ----------
+    transitions : xarray.Dataset
+        Result of :func:`polystab.analysis.maps.reading.state_transitions`.
+    model : str
+        Which model.
+
+    Returns
+    -------
+    str
+        Every transition between different states: how many runs take it, and when.
+    """
+    part = transitions.sel(model=model)
+    n_runs = part["n_runs"].transpose("map_state", "to_state").values
+    when = part["median_step"].transpose("map_state", "to_state").values
+    said = [
+        f"{a} to {b} in {plural(int(n_runs[a, b]), 'run')} (at step {count(when[a, b])} in the median)"
+        for a, b in np.argwhere(n_runs > 0).tolist()
+        if a != b
+    ]
+    return f"{model}: {listed(said, 12)}." if said else f"{model}: no run leaves its state."

@@ -12,10 +12,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
-from matplotlib.path import Path
 
 from polystab.analysis.coverage import cube_coverage
 from polystab.analysis.outliers import outlier_scores, rank_runs
+from polystab.plots.bars import bars
 from polystab.plots.describe import MAX_ROWS, run_places, shown_models
 from polystab.plots.steps import ordinal_ticks
 from polystab.plots.style import ALARM, FULL, GRID, MUTED, Ink, canvas, language
@@ -206,10 +206,10 @@ def _draw(
     with language():
         figure, ax = canvas(ax, (WIDTH, 1.05 + 0.21 * max(n_row, 2)))
         ax.grid(visible=False)
-        ax.add_patch(PathPatch(_bars(np.ones_like(level), 1), facecolor=GRID.light, alpha=0.45, linewidth=0))
+        ax.add_patch(PathPatch(bars(np.ones_like(level), 1), facecolor=GRID.light, alpha=0.45, linewidth=0))
         used = [k for k in range(1, len(levels) + 1) if (level == k).any()]
         for k in used:
-            ax.add_patch(PathPatch(_bars(level, k), facecolor=ink.light, alpha=levels[k - 1].alpha, linewidth=0))
+            ax.add_patch(PathPatch(bars(level, k), facecolor=ink.light, alpha=levels[k - 1].alpha, linewidth=0))
         for y, text in enumerate(ends):
             ax.text(n_step + 0.01 * n_step, y, text, va="center", ha="left", size=8, color=MUTED.light)
         ax.set_xlim(-0.5, n_step - 0.5)
@@ -241,24 +241,3 @@ def _level_legend(ax: Axes, levels: Sequence[Level], ink: Ink, label: str) -> No
         columnspacing=1.2,
         borderaxespad=0.1,
     )
-
-
-def _bars(level: npt.NDArray[np.intp], wanted: int) -> Path:
-    """Rectangles that cover all cells of one level, as a single path."""
-    hit = np.pad(level == wanted, ((0, 0), (1, 1))).astype(np.int8)
-    change = np.diff(hit, axis=1)
-    row, start = np.nonzero(change == 1)
-    stop = np.nonzero(change == -1)[1]
-    x0, x1, y0, y1 = start - 0.5, stop - 0.5, row - 0.38, row + 0.38
-    corners = np.stack(
-        [
-            np.stack([x0, y0], 1),
-            np.stack([x1, y0], 1),
-            np.stack([x1, y1], 1),
-            np.stack([x0, y1], 1),
-            np.stack([x0, y0], 1),
-        ],
-        axis=1,
-    ).reshape(-1, 2)
-    codes = np.tile([Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY], len(row))
-    return Path(corners, codes) if len(row) else Path(np.zeros((1, 2)), [Path.MOVETO])

@@ -36,11 +36,19 @@ GRID = Ink("grid", "#dde1e6", "#343a42")
 FULL = Ink("full", "#2563a8", "#6aa8ec")
 ALARM = Ink("alarm", "#b5420b", "#f2935c")
 
-FIXED = (TEXT, MUTED, GRID, FULL, ALARM)
+TEAL = Ink("teal", "#0f766e", "#3fbfae")
+PURPLE = Ink("purple", "#7a3fa0", "#c08cf0")
+OCHRE = Ink("ochre", "#8a6100", "#d6a63c")
+
+FIXED = (TEXT, MUTED, GRID, FULL, ALARM, TEAL, PURPLE, OCHRE)
 
 # Parts of the "plasma" map with at least 3:1 contrast on white and on a dark page.
 _LIGHT_RANGE = (0.02, 0.62)
 _DARK_RANGE = (0.40, 0.98)
+
+# The same of "viridis", for states.
+_STATES_LIGHT = (0.0, 0.72)
+_STATES_DARK = (0.28, 1.0)
 
 DASHED_FROM = 6
 
@@ -86,6 +94,15 @@ def model_inks(n: int) -> list[Ink]:
     return [
         Ink(f"m{i}", mpl.colors.to_hex(colours(light)), mpl.colors.to_hex(colours(dark)))
         for i, (light, dark) in enumerate(zip(_spaced(n, *_LIGHT_RANGE), _spaced(n, *_DARK_RANGE), strict=True))
+    ]
+
+
+def state_inks(n: int) -> list[Ink]:
+    """The colours of n states of a training map, in their order."""
+    colours = mpl.colormaps["viridis"]
+    return [
+        Ink(f"s{i}", mpl.colors.to_hex(colours(light)), mpl.colors.to_hex(colours(dark)))
+        for i, (light, dark) in enumerate(zip(_spaced(n, *_STATES_LIGHT), _spaced(n, *_STATES_DARK), strict=True))
     ]
 
 

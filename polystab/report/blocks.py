@@ -65,10 +65,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Legend:
-    """Which colour is which model, for the pictures that follow."""
+    """Which colour is which, for the pictures that follow; ``inks`` name the colours, by default those of models."""
 
     title: str
-    models: tuple[str, ...]
+    names: tuple[str, ...]
+    inks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

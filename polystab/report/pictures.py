@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from polystab.plots.components import variance_shares
 from polystab.plots.lines import curves
 from polystab.plots.maps import coverage, outliers
-from polystab.plots.style import FIXED, Ink, model_inks
+from polystab.plots.phases import change_points, map_strips, transition_graph
+from polystab.plots.style import FIXED, Ink, model_inks, state_inks
 from polystab.plots.svg import to_svg
 from polystab.report.results import Results
 
@@ -21,11 +23,12 @@ class Pictures:
 
     svg: dict[str, str]
     models: tuple[Ink, ...]
+    states: tuple[Ink, ...] = ()
 
     @property
     def inks(self) -> tuple[Ink, ...]:
-        """All colours, fixed and of models."""
-        return (*FIXED, *self.models)
+        """All colours: fixed, of models, of states."""
+        return (*FIXED, *self.models, *self.states)
 
 
 def draw(results: Results, summary: dict[str, Any]) -> Pictures:
@@ -53,6 +56,9 @@ def draw(results: Results, summary: dict[str, Any]) -> Pictures:
         drawn[f"curve{i}"] = to_svg(
             figure, title=metric["metric"], description=metric["picture"], prefix=f"c{i}x", inks=inks
         )
+    for i, metric in enumerate(summary["variance"]["pictures"]):
+        figure = variance_shares(results.fractions, metric=metric["metric"], legend=False, title=False, size=PANEL)
+        drawn[f"share{i}"] = to_svg(figure, title=metric["metric"], description=metric["picture"], prefix=f"v{i}x")
     listed = [(run["model"], run["seed"]) for run in summary["outliers"]["listed"]]
     if listed:
         drawn["outliers"] = to_svg(
@@ -61,4 +67,25 @@ def draw(results: Results, summary: dict[str, Any]) -> Pictures:
             description=summary["outliers"]["picture"],
             prefix="out",
         )
-    return Pictures(drawn, inks)
+    states = () if results.map is None else tuple(state_inks(results.map.n_states))
+    drawn |= _phases(results, summary["phases"], states)
+    return Pictures(drawn, inks, states)
+
+
+def _phases(results: Results, phases: dict[str, Any], inks: tuple[Ink, ...]) -> dict[str, str]:
+    drawn = {}
+    if phases["picture"] and results.shared is not None:
+        figure = change_points(results.shared, steps=results.cube["step"].values, title=False)
+        drawn["changes"] = to_svg(figure, title="Changes that seeds share", description=phases["picture"], prefix="chg")
+    if results.map is None or results.transitions is None or results.map.n_states == 1:
+        return drawn
+    figure = map_strips(results.map.states, title=False)
+    drawn["map"] = to_svg(
+        figure, title="States of every run", description=phases["map"]["picture"], prefix="map", inks=inks
+    )
+    for i, graph in enumerate(phases["map"]["graphs"]):
+        figure = transition_graph(results.transitions, model=graph["model"], title=False, size=PANEL)
+        drawn[f"graph{i}"] = to_svg(
+            figure, title=graph["model"], description=graph["picture"], prefix=f"g{i}x", inks=inks
+        )
+    return drawn

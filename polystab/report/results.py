@@ -7,17 +7,34 @@ from dataclasses import dataclass
 import xarray as xr
 
 from polystab.analysis.audit import duplicate_runs
+from polystab.analysis.components.at_end import final_components
+from polystab.analysis.components.fractions import variance_fractions
+from polystab.analysis.components.split import variance_components
 from polystab.analysis.coverage import cube_coverage, fingerprint
+from polystab.analysis.maps.inputs import hu2023_metrics
+from polystab.analysis.maps.reading import state_transitions
 from polystab.analysis.outliers import outlier_scores
+from polystab.analysis.phases.consensus import consensus_change_points
+from polystab.analysis.phases.curves import change_points
+from polystab.analysis.training_maps import TrainingMap, fit_training_map
 from polystab.analysis.trajectories import pick_models, rank_metrics, seed_band
 from polystab.analysis.variance import seed_spread, spread_overview
 from polystab.cube.audit import AuditEntry, audit_entries
 from polystab.cube.validate import as_cube, check_cube
+from polystab.errors import AnalysisError
 
 # More lines than this in one panel cannot be told apart.
 MAX_MODELS = 10
 
 MAX_PANELS = 12
+
+# Pictures of who is responsible for the spread.
+MAX_SHARES = 6
+
+# The training map: numbers of states tried, fits of each, and pictures of its graph.
+MAP_STATES = (1, 2, 3, 4, 5, 6)
+MAP_RESTARTS = 5
+MAX_GRAPHS = 6
 
 
 @dataclass(frozen=True)
@@ -32,14 +49,23 @@ class Results:
     band: xr.Dataset
     spread: xr.Dataset
     overview: xr.Dataset
+    components: xr.Dataset
+    fractions: xr.Dataset
+    at_end: xr.Dataset
+    changes: xr.Dataset | None
+    shared: xr.Dataset | None
+    map: TrainingMap | None
+    no_map: str
+    transitions: xr.Dataset | None
     scores: xr.Dataset
     ranked: xr.Dataset
     panels: tuple[str, ...]
     models: tuple[str, ...]
+    shares: tuple[str, ...]
 
 
-# Of the simulation of what chance puts beyond the threshold; the page says it.
-CHANCE_RNG = 0
+# Of every simulation behind the page, which says it.
+RNG = 0
 
 
 def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
@@ -56,6 +82,12 @@ def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
     check_cube(data)
     spread = seed_spread(data)
     ranked = rank_metrics(data)
+    components = variance_components(data)
+    fractions = variance_fractions(components)
+    at_end = final_components(components, fractions)
+    panels = _panels(ranked)
+    changes = change_points(data, metrics=panels, rng=RNG) if panels else None
+    training_map, no_map = _training_map(data, panels)
     return Results(
         cube=data,
         audit=tuple(audit_entries(cube)) if isinstance(cube, xr.DataTree) and "audit" in cube.children else None,
@@ -65,11 +97,31 @@ def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
         band=seed_band(data),
         spread=spread,
         overview=spread_overview(spread, movement=ranked["movement"]),
-        scores=outlier_scores(data, rng=CHANCE_RNG),
+        components=components,
+        fractions=fractions,
+        at_end=at_end,
+        changes=changes,
+        shared=None if changes is None else consensus_change_points(changes, rng=RNG),
+        map=training_map,
+        no_map=no_map,
+        transitions=None if training_map is None else state_transitions(training_map.states),
+        scores=outlier_scores(data, rng=RNG),
         ranked=ranked,
-        panels=_panels(ranked),
+        panels=panels,
         models=tuple(pick_models(spread, limit=MAX_MODELS)),
+        shares=_shares(ranked, at_end),
     )
+
+
+def _training_map(cube: xr.Dataset, panels: tuple[str, ...]) -> tuple[TrainingMap | None, str]:
+    """A map from the 14 weight features if the cube has them, else from the metrics with panels; or why there is none."""
+    metrics = hu2023_metrics(cube) or panels
+    if not metrics:
+        return None, "no metric was measured at two steps or more"
+    try:
+        return fit_training_map(cube, metrics=metrics, n_states=MAP_STATES, n_restarts=MAP_RESTARTS, rng=RNG), ""
+    except AnalysisError as error:
+        return None, str(error)
 
 
 def _panels(ranked: xr.Dataset) -> tuple[str, ...]:
@@ -77,3 +129,10 @@ def _panels(ranked: xr.Dataset) -> tuple[str, ...]:
     ordered = ranked.isel(metric=ranked["rank"].argsort().values)
     names = ordered["metric"].values[ordered["signal"].notnull().values]
     return tuple(str(name) for name in names[:MAX_PANELS])
+
+
+def _shares(ranked: xr.Dataset, at_end: xr.Dataset) -> tuple[str, ...]:
+    """The metrics whose shares over training are drawn, in order of their rank: those with more than one part."""
+    order = ranked["rank"].argsort().values
+    wanted = (ranked["signal"].notnull().values & at_end["informative"].values)[order]
+    return tuple(str(name) for name in ranked["metric"].values[order][wanted][:MAX_SHARES])

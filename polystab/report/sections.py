@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from polystab.plots.describe import PARTS
 from polystab.plots.words import count, listed, percent, plural
 from polystab.report import tables
 from polystab.report.blocks import (
@@ -41,6 +42,8 @@ def sections(summary: Summary) -> list[Section]:
         Section("audit", "Audit: what was read, refused and replaced", tuple(_audit(summary))),
         Section("curves", "Curves over training", tuple(_curves(summary))),
         Section("final", "Final values and the spread over seeds", tuple(_final(summary))),
+        Section("variance", "Who is responsible for the spread", tuple(_variance(summary))),
+        Section("phases", "When training changes character", tuple(_phases(summary))),
         Section("outliers", "Runs that stand out", tuple(_outliers(summary))),
         Section("methods", "Methods and settings", tuple(_methods(summary))),
     ]
@@ -229,6 +232,100 @@ def _has_items(final: Summary) -> bool:
     return any(row["item_stderr"] is not None for row in final["rows"])
 
 
+def _variance(summary: Summary) -> Iterator[Block]:
+    variance = summary["variance"]
+    rows = [row for row in variance["rows"] if row["informative"]]
+    if not rows:
+        yield _empty(
+            "The spread cannot be shared out: that takes several runs, and either several models or the sampling error "
+            "of the test items (lm-eval's stderr). To add models or seeds:",
+            "polystab merge a.nc b.nc -o both.nc",
+        )
+        return
+    level = percent(variance["level"])
+    yield paragraph(
+        "The variance of the scores at the final step, split into parts that add up: what each would be if only it "
+        f"varied. Shares of the total, with {level} intervals; a wide one says that there are too few models or runs to tell."
+    )
+    known = {name for row in rows for name, part in row["parts"].items() if part["fraction"] is not None}
+    parts = [part for part in variance["parts"] if part["component"] in known]
+    yield Bullets(tuple((_meaning(part),) for part in parts))
+    if variance["confounded"]:
+        yield paragraph(f"Not told apart here: {variance['confounded']}.", kind="note")
+    table = tables.components_table(rows[:OPEN_ROWS], parts, level)
+    yield table
+    if len(rows) > OPEN_ROWS:
+        yield Details(f"All {count(len(rows))} metrics", (tables.components_table(rows, parts, level),))
+    if variance["pictures"]:
+        yield paragraph("The same shares over training:")
+        yield Legend(
+            "Parts", tuple(part["label"] for part in parts), tuple(PARTS[part["component"]].ink for part in parts)
+        )
+    for i, metric in enumerate(variance["pictures"]):
+        yield Picture(f"share{i}", metric["metric"], metric["picture"], code=True)
+
+
+def _meaning(part: Summary) -> str:
+    said = part["meaning"] if part["meaning"].startswith(part["label"]) else f"{part['label']}: {part['meaning']}"
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _phases(summary: Summary) -> Iterator[Block]:
+    phases = summary["phases"]
+    if not phases["curves"]:
+        yield _empty(
+            "No curve is long enough to be cut into phases. To add checkpoints of the same runs:",
+            "polystab merge cube.nc more-steps.nc -o both.nc",
+        )
+    else:
+        yield paragraph(
+            f"{count(phases['changing'])} of {plural(phases['curves'], 'curve')} (of the metrics drawn above, one curve a run) move to "
+            f"another level at some checkpoint; were there no changes at all, {percent(phases['false_alarm'])} would be said to, "
+            f"that is {count(round(phases['expected']))}. The autocorrelation of each curve is allowed for. A smooth rise is cut into "
+            "steps too: read a change as the middle of a rise, not as a jump."
+        )
+        if phases["shared"]:
+            yield paragraph(
+                "Changes that the seeds of a model share, at steps closer together than changes at unrelated steps would stand:"
+            )
+            table = tables.changes_table(phases["shared"][:OPEN_ROWS])
+            yield table
+            if len(phases["shared"]) > OPEN_ROWS:
+                yield Details(
+                    f"All {count(len(phases['shared']))} shared changes", (tables.changes_table(phases["shared"]),)
+                )
+            yield Picture("changes", "Changes that seeds share", phases["picture"], wide=True)
+        else:
+            yield paragraph("No change is shared by the seeds of a model.")
+        if phases["glitches"]:
+            yield Details(
+                f"{plural(len(phases['glitches']), 'glitch', 'glitches')}: isolated checkpoints off their neighbours, not taken for phases",
+                (tables.glitches_table(phases["glitches"]),),
+            )
+    yield from _map(phases["map"])
+
+
+def _map(found: Summary) -> Iterator[Block]:
+    if found["reason"]:
+        yield paragraph(f"There is no training map: {found['reason']}", kind="empty")
+        return
+    names = found["metrics"]
+    if found["n_states"] == 1:
+        yield paragraph("The training map has a single state: it tells no phases apart on ", *codes(names, 14), ".")
+        return
+    yield paragraph(
+        f"The training map: {plural(found['n_states'], 'state')} of a hidden Markov model, fitted to all runs together on ",
+        *codes(names, 14),
+        ", scaled by the mean and spread of each model's runs. States are numbered in the order in which runs first visit them.",
+    )
+    if found["notes"]:
+        yield Bullets(tuple((note,) for note in found["notes"]))
+    yield Picture("map", "States of every run", found["picture"], wide=True)
+    yield paragraph("How the states follow one another, with the number of runs that take each way:")
+    for i, graph in enumerate(found["graphs"]):
+        yield Picture(f"graph{i}", graph["model"], graph["picture"], code=True)
+
+
 def _outliers(summary: Summary) -> Iterator[Block]:
     outliers = summary["outliers"]
     if not outliers["runs"]:
@@ -276,6 +373,9 @@ def _methods(summary: Summary) -> Iterator[Block]:
         (f"Seed SD: ddof 1, divided by c4(n), unbiased for normal data (Holtzman 1950, doi:10.2307/1418879). Its {level} interval: SD × √((n − 1) / χ²), exact for normal data, too short for heavy tails.",),
         ("Item error: root mean square over runs of the standard error over test items. It is about a single run's score and no part of the seed SD where all runs answer the same items.",),
         ("Robust z: Iglewicz and Hoaglin 1993; with more than half of the runs equal, the mean absolute deviation stands in for the MAD. The share by chance is simulated from independent normal runs.",),
+        ("Shares of the variance: analysis of variance where the runs are balanced, else REML (Searle, Casella and McCulloch 1992, doi:10.1002/9780470316856); parts below zero are cut to zero. Test items: the mean squared standard error.",),
+        ("Change points: exact segmentation by dynamic programming under AR(1) noise, penalty calibrated to the stated share of false alarms (Killick, Fearnhead and Eckley 2012, doi:10.1080/01621459.2012.737745). Shared changes: a scan over stretches of checkpoints against changes moved at random within each run.",),
+        ("Training map: Gaussian hidden Markov model, number of states by BIC (Hu et al. 2023, doi:10.48550/arXiv.2308.09543).",),
         ("Metrics drawn: the range of the median over training against its noise (item error, else seed SD, else change between checkpoints); families and kinds of metrics take turns.",),
         ("Coverage of a model: relative to its own runs, steps and metrics; of the cube: to all its cells.",),
     ]  # fmt: skip

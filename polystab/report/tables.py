@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
@@ -16,6 +17,7 @@ Summary = dict[str, Any]
 MAX_ROWS = 1500
 
 NONE = "–"
+PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 def models_table(models: Sequence[Summary], caption: str) -> Table:
@@ -185,6 +187,81 @@ def _runs(row: Summary) -> str:
         if row[name]
     ]
     return f"{count(row['n_seeds'])}" + (f" (+ {', '.join(notes)})" if notes else "")
+
+
+def components_table(rows: Sequence[Summary], parts: Sequence[Summary], level: str) -> Table:
+    """Shares of the variance at the final step, one row a metric."""
+    columns = [
+        Column("Metric", code=True),
+        Column("Step", number=True),
+        Column("Runs", number=True),
+        Column("SD", number=True, help="square root of the total variance"),
+    ]
+    for part in parts:
+        columns.append(Column(part["label"][:1].upper() + part["label"][1:], number=True))
+        columns.append(Column(f"{level} interval", number=True))
+    lines = [
+        (
+            row["metric"],
+            count(row["step"]),
+            count(row["n_runs"]),
+            number(None if row["total"] is None else math.sqrt(row["total"]), digits=2) or NONE,
+            *(text for part in parts for text in _share(row["parts"][part["component"]])),
+        )
+        for row in rows
+    ]
+    return _capped("Shares of the variance at the final step", columns, [Group("", tuple(lines))])
+
+
+def _share(part: Summary) -> tuple[str, str]:
+    if part["fraction"] is None:
+        return NONE, NONE
+    if part["fraction_lower"] is None:
+        return percent(part["fraction"]), NONE
+    low, high = percent(part["fraction_lower"]), percent(part["fraction_upper"])
+    return percent(part["fraction"]), f"{low.removesuffix(PERCENT)} – {high}"
+
+
+def changes_table(rows: Sequence[Summary]) -> Table:
+    """Change points that seeds share, by metric."""
+    columns = [
+        Column("Model", code=True),
+        Column("Step", number=True, help="median over seeds of the first checkpoint of the new phase"),
+        Column("Interval", number=True, help="of that median, from the seeds, at least 95 % from six seeds on"),
+        Column("Seeds", number=True),
+        Column("From – to", number=True, help="earliest and latest seed"),
+        Column("Change", number=True, help="median over seeds, in the metric's units"),
+        Column("p", number=True, help="chance that unrelated changes stand as close together anywhere"),
+        Column("Seeds without it"),
+    ]
+    groups = [
+        Group(metric, tuple(_change_row(row) for row in members))
+        for metric, members in groupby(rows, key=lambda row: str(row["metric"]))
+    ]
+    return _capped("Shared change points", columns, groups)
+
+
+def _change_row(row: Summary) -> tuple[str, ...]:
+    return (
+        row["model"],
+        count(row["step"]),
+        f"{count(row['lower'])} – {count(row['upper'])}" if row["lower"] >= 0 else NONE,
+        f"{count(row['n_runs'])} of {count(row['n_looked_at'])}",
+        f"{count(row['first'])} – {count(row['last'])}",
+        number(row["size"], digits=2) or NONE,
+        number(row["p"], digits=1) or NONE,
+        ranges(row["lacking"]) or NONE,
+    )
+
+
+def glitches_table(rows: Sequence[Summary]) -> Table:
+    """Isolated bad checkpoints."""
+    columns = [Column("Model", code=True), Column("Seed", number=True), Column("Step", number=True)]
+    groups = [
+        Group(metric, tuple((row["model"], str(row["seed"]), count(row["step"])) for row in members))
+        for metric, members in groupby(rows, key=lambda row: str(row["metric"]))
+    ]
+    return _capped("Glitches", columns, groups)
 
 
 def outliers_table(runs: Sequence[Summary], outliers: Summary) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,8 @@ def takeaways(summary: Summary) -> list[Takeaway]:
         *_standing_out(summary["outliers"]),
         *_few_runs(summary),
         *_spread(summary["final"]),
+        *_shares(summary["variance"]),
+        *_changes(summary["phases"]),
         *_noted(summary["audit"]),
     ]
     return sorted(found, key=lambda item: _ORDER[item["level"]])  # stable: within a level as above
@@ -140,6 +143,56 @@ def _spread(final: Summary) -> Iterator[Takeaway]:
             "final",
             f"All runs end at exactly the same value in {listed(where, 3)}: look whether they are the same runs.",
         )
+
+
+def _shares(variance: Summary) -> Iterator[Takeaway]:
+    """Of the metric where it explains most, what the first part (seeds, or initialisation) explains."""
+    first = next(
+        (name for name in ("seed", "initialisation") if name in {p["component"] for p in variance["parts"]}), ""
+    )
+    rows = [
+        row
+        for row in variance["rows"]
+        if row["informative"] and (row["parts"].get(first) or {}).get("fraction") is not None
+    ]
+    if not rows:
+        return
+    labels = {part["component"]: part["label"] for part in variance["parts"]}
+    # One whose interval is known, if there is one.
+    row = max(
+        rows, key=lambda row: (row["parts"][first]["fraction_lower"] is not None, row["parts"][first]["fraction"])
+    )
+    part = row["parts"][first]
+    ends = (
+        ""
+        if part["fraction_lower"] is None
+        else f" [{100 * part['fraction_lower']:.0f}, {100 * part['fraction_upper']:.0f}]"
+    )
+    others = [
+        f"{labels[name]} {percent(other['fraction'])}"
+        for name, other in row["parts"].items()
+        if name != first and other["fraction"] is not None
+    ]
+    text = (
+        f"{labels[first].capitalize()} {'explain' if first == 'seed' else 'explains'} {percent(part['fraction'])}{ends} of the spread in "
+        f"{row['metric']} at the end of training, {listed(others, 5)}"
+    )
+    if len(rows) > 1:
+        middle = statistics.median(row["parts"][first]["fraction"] for row in rows)
+        text += f"; that is the most of {plural(len(rows), 'metric')}, the median is {percent(middle)}"
+    yield _item("info", "variance", text + ".")
+
+
+def _changes(phases: Summary) -> Iterator[Takeaway]:
+    shared = phases["shared"]
+    if shared:
+        most = max(shared, key=lambda row: (row["n_runs"] / row["n_looked_at"], row["n_runs"], -row["p"]))
+        text = (
+            f"{plural(len(shared), 'change')} of level {'is' if len(shared) == 1 else 'are'} shared by the seeds of a model: "
+            f"{most['metric']} of {most['model']} changes at step {count(most['step'])} in {count(most['n_runs'])} of "
+            f"{plural(most['n_looked_at'], 'seed')}"
+        )
+        yield _item("info", "phases", text + ".")
 
 
 def _by_model(said: list[tuple[float, str, str]]) -> str:

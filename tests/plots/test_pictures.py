@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import polystab as ps
 import polystab.testing
 from polystab import plots
-from polystab.analysis import cube_coverage, outlier_scores, seed_band
+from polystab.analysis import cube_coverage, outlier_scores, seed_band, variance_fractions
 from polystab.errors import AnalysisError, SelectionError
 from polystab.plots.steps import is_logarithmic, linear_ticks, log_ticks
 from polystab.plots.style import FIXED, model_inks
@@ -180,6 +180,45 @@ def test_outliers_draw_the_runs_asked_for(cube: xr.Dataset) -> None:
     model = str(cube["model"].values[0])
     figure = plots.outliers(scores, runs=[(model, 3), (model, 1)])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [f"{model} seed 3", f"{model} seed 1"]
+
+
+def test_shares_stack_up_to_everything_and_are_named(cube: xr.Dataset, metric: str) -> None:
+    found = variance_fractions(ps.variance_components(cube))
+    ax = plots.variance_shares(found, metric=metric).axes[0]
+    tops = [line.get_ydata() for line in ax.lines]
+    fraction = found["fraction"].sel(metric=metric)
+    parts = fraction.isel(component=fraction["part"].values).dropna("component", how="all")
+    np.testing.assert_allclose(tops[0], parts.isel(component=0).values)
+    assert np.nanmax(np.abs(tops[-1] - 1)) < 1e-9
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["test items", "seeds", "models"]
+
+
+def test_shares_of_a_cube_without_spread_are_said_to_be_none() -> None:
+    frame = pd.DataFrame(
+        [(m, s, 1, "eval/a/acc", 0.5) for m in ("a", "b") for s in range(3)],
+        columns=["model", "seed", "step", "metric", "value"],
+    )
+    figure = plots.variance_shares(ps.cube_from_records(frame), metric="eval/a/acc")
+    assert "nothing to share out" in texts(figure)
+    found = variance_fractions(ps.variance_components(ps.cube_from_records(frame)))
+    assert plots.describe_shares(found, metric="eval/a/acc") == "There is no variance to share out at any step."
+
+
+def test_shares_of_an_unknown_metric_are_refused(cube: xr.Dataset, metric: str) -> None:
+    with pytest.raises(SelectionError, match=re.escape(metric)):
+        plots.variance_shares(cube, metric=metric + "x")
+
+
+def test_every_component_has_a_label_and_a_colour() -> None:
+    from polystab.analysis import variance_components
+    from polystab.plots.describe import PARTS
+
+    colours = {ink.name for ink in FIXED}
+    for name in ("nano", "nano-factorial"):
+        for design in ("nested", "crossed"):
+            found = variance_components(ps.load_cube(name), design=design)
+            for part in found["component"].values[found["part"].values]:
+                assert PARTS[str(part)].ink in colours
 
 
 def test_alternatives_say_what_the_picture_shows(cube: xr.Dataset, metric: str) -> None:

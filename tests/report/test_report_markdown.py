@@ -62,6 +62,8 @@ def test_sections_come_in_order(tree: xr.DataTree) -> None:
         "Audit: what was read, refused and replaced",
         "Curves over training",
         "Final values and the spread over seeds",
+        "Who is responsible for the spread",
+        "When training changes character",
         "Runs that stand out",
         "Methods and settings",
     ]

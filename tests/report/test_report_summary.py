@@ -6,10 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from cubes_to_report import single_runs, spoiled_tree
+from cubes_to_report import plain_cube, single_runs, spoiled_tree
 
 import polystab as ps
-from polystab.analysis import cube_coverage, outlier_scores, seed_band, seed_spread
+import polystab.testing
+from polystab.analysis import (
+    cube_coverage,
+    final_components,
+    outlier_scores,
+    seed_band,
+    seed_spread,
+    variance_fractions,
+)
+from polystab.analysis.phases import change_points
+from polystab.analysis.phases.consensus import consensus_change_points
 from polystab.report.sections import lead, sections
 from polystab.report.summary import plain, summarise
 from polystab.report.tables import ranges, size_label
@@ -62,6 +72,65 @@ def test_contents_are_the_numbers_of_cube_coverage(summary: dict, tree: xr.DataT
     cover = cube_coverage(tree)
     assert summary["contents"]["measured"] == int(cover["n_measured"])
     assert [model["runs"] for model in summary["contents"]["models"]] == cover["n_runs"].values.tolist()
+
+
+def test_variance_rows_are_the_numbers_of_variance_components(summary: dict, tree: xr.DataTree) -> None:
+    components = ps.variance_components(tree)
+    at_end = final_components(components, variance_fractions(components))
+    assert len(summary["variance"]["rows"]) == at_end.sizes["metric"]
+    for row in summary["variance"]["rows"]:
+        assert row["step"] == int(at_end["step"].sel(metric=row["metric"]))
+        for name, part in row["parts"].items():
+            for column in ("fraction", "fraction_lower", "fraction_upper", "variance", "p"):
+                expected = float(at_end[column].sel(component=name, metric=row["metric"]))
+                assert part[column] is None if np.isnan(expected) else part[column] == expected
+
+
+def test_the_takeaway_on_seeds_is_of_the_metric_where_they_explain_most(summary: dict) -> None:
+    (said,) = (item["text"] for item in summary["takeaways"] if item["section"] == "variance")
+    most = max(summary["variance"]["rows"], key=lambda row: row["parts"]["seed"]["fraction"] or 0.0)
+    assert said.startswith("Seeds explain ")
+    assert f" of the spread in {most['metric']} at the end of training, models " in said
+
+
+def test_a_factorial_cube_is_told_by_initialisation_and_order() -> None:
+    said = [item["text"] for item in summarise(ps.load_cube("nano-factorial"))["takeaways"]]
+    (text,) = (item for item in said if "initialisation" in item.lower())
+    assert text.startswith("Initialisation explains ")
+    assert "data order" in text
+
+
+def test_shared_changes_are_the_numbers_of_consensus_change_points() -> None:
+    cube = polystab.testing.phase_cube(changes=[20_000, 40_000], n_metrics=2, jump=4.0, rng=0)
+    summary = summarise(cube)["phases"]
+    shared = consensus_change_points(change_points(cube, metrics=cube["metric"].values[::-1].tolist(), rng=0), rng=0)
+    assert len(summary["shared"]) == int(shared["n_changes"].sum()) > 0
+    for row in summary["shared"]:
+        one = shared.sel(model=row["model"], metric=row["metric"])
+        assert row["step"] in one["step"].values
+        assert row["n_looked_at"] == int(one["n_looked_at"])
+    assert summary["map"]["n_states"] >= 3
+    assert {graph["model"] for graph in summary["map"]["graphs"]} == set(cube["model"].values.tolist())
+
+
+def test_a_cube_of_one_step_has_no_phases_and_says_so(single: xr.Dataset) -> None:
+    summary = summarise(single.isel(step=[0]))
+    (section,) = (section for section in sections(summary) if section.name == "phases")
+    assert [block.kind for block in section.blocks] == ["empty", "empty"]
+    assert "training map" in section.blocks[1].parts[0]
+
+
+def test_too_few_checkpoints_for_a_map_are_said_with_the_count(single: xr.Dataset) -> None:
+    reason = summarise(single.isel(model=[0], step=[0, 1]))["phases"]["map"]["reason"]
+    assert "2 checkpoints" in reason
+
+
+def test_one_model_without_item_errors_has_no_shares_and_says_what_is_missing() -> None:
+    cube = plain_cube().isel(model=[0]).drop_vars("stderr", errors="ignore")
+    summary = summarise(cube)
+    (section,) = (section for section in sections(summary) if section.name == "variance")
+    assert section.blocks[0].kind == "empty"
+    assert not [item for item in summary["takeaways"] if item["section"] == "variance"]
 
 
 def test_takeaways_come_worst_first_and_link_to_sections(summary: dict) -> None:
