@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from polystab.analysis.phases.curves import change_points
     from polystab.analysis.training_maps import fit_training_map
     from polystab.cube.build import cube_from_records
-    from polystab.cube.catalog import list_cubes, load_cube
+    from polystab.cube.catalog import list_cubes, load_cube, load_tree
     from polystab.cube.merge import merge_cubes
     from polystab.cube.selection import select
     from polystab.cube.store import open_cube, open_tree, save_cube
@@ -41,7 +41,7 @@ _NAMES = {
     "polystab.analysis.phases.curves": ("change_points",),
     "polystab.analysis.training_maps": ("fit_training_map",),
     "polystab.cube.build": ("cube_from_records",),
-    "polystab.cube.catalog": ("list_cubes", "load_cube"),
+    "polystab.cube.catalog": ("list_cubes", "load_cube", "load_tree"),
     "polystab.cube.merge": ("merge_cubes",),
     "polystab.cube.selection": ("select",),
     "polystab.cube.store": ("open_cube", "open_tree", "save_cube"),
@@ -65,6 +65,7 @@ __all__ = [
     "fit_training_map",
     "list_cubes",
     "load_cube",
+    "load_tree",
     "merge_cubes",
     "multibootstrap",
     "open_cube",

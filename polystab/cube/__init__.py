@@ -9,7 +9,7 @@ from polystab._lazy import lazy_names
 if TYPE_CHECKING:
     from polystab.cube.audit import AuditEntry, AuditLog, audit_entries, audit_facts
     from polystab.cube.build import cube_from_records
-    from polystab.cube.catalog import cube_file, data_card, find_cube, list_cubes, load_cube, open_any
+    from polystab.cube.catalog import cube_file, data_card, find_cube, list_cubes, load_cube, load_tree, open_any
     from polystab.cube.labels import MetricId, parse_metric_id
     from polystab.cube.merge import merge_cubes
     from polystab.cube.selection import select
@@ -32,6 +32,7 @@ _NAMES = {
         "find_cube",
         "list_cubes",
         "load_cube",
+        "load_tree",
         "open_any",
     ),
     "polystab.cube.labels": (
@@ -72,6 +73,7 @@ __all__ = [
     "find_cube",
     "list_cubes",
     "load_cube",
+    "load_tree",
     "merge_cubes",
     "open_any",
     "open_cube",

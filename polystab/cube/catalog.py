@@ -58,8 +58,7 @@ def load_cube(name: str = "nano") -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The cube, opened lazily. ``ps.open_tree(polystab.cube.cube_file(name))`` also
-        has its detail groups.
+        The cube, opened lazily; :func:`load_tree` brings its detail groups along.
 
     Raises
     ------
@@ -74,6 +73,29 @@ def load_cube(name: str = "nano") -> xr.Dataset:
     cache folder, and verified by SHA-256 before they are opened.
     """
     return open_cube(cube_file(name))
+
+
+def load_tree(name: str = "nano") -> xr.DataTree:
+    """Open a cube by name with its detail groups, such as ``items``: like :func:`load_cube`, but the whole file.
+
+    Parameters
+    ----------
+    name : str
+        A name from :func:`list_cubes`; without one, ``nano``.
+
+    Returns
+    -------
+    xarray.DataTree
+        The cube at the root, its groups below, opened lazily.
+
+    Raises
+    ------
+    UnknownNameError
+        No such cube; close names are suggested.
+    ReadError
+        It cannot be fetched, or its checksum is wrong.
+    """
+    return open_tree(cube_file(name))
 
 
 def data_card(name: str) -> str:

@@ -135,6 +135,12 @@ def test_a_missing_bundled_cube_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 # Names
 
 
+def test_a_tree_by_name_has_the_groups_that_the_cube_alone_lacks() -> None:
+    with ps.load_tree("nano") as tree:
+        assert {"items", "log", "audit"} <= set(tree.children)
+        xr.testing.assert_identical(tree["value"].load(), ps.load_cube("nano")["value"].load())
+
+
 def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match=r"no cube is called 'dmeo'\. Did you mean 'demo'\?"):
         ps.load_cube("dmeo")
