@@ -15,9 +15,10 @@ from polystab.errors import PolystabError
 
 if TYPE_CHECKING:
     from polystab.analysis.agreement.runs import agreement
+    from polystab.analysis.audit.checks import audit_cube
     from polystab.analysis.bootstrap.resampling import multibootstrap
     from polystab.analysis.components.split import variance_components
-    from polystab.analysis.outliers import outlier_scores
+    from polystab.analysis.outliers.scores import outlier_scores
     from polystab.analysis.phases.curves import change_points
     from polystab.analysis.training_maps import fit_training_map
     from polystab.cube.build import cube_from_records
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "polystab.analysis.agreement.runs": ("agreement",),
+    "polystab.analysis.audit.checks": ("audit_cube",),
     "polystab.analysis.bootstrap.resampling": ("multibootstrap",),
     "polystab.analysis.components.split": ("variance_components",),
-    "polystab.analysis.outliers": ("outlier_scores",),
+    "polystab.analysis.outliers.scores": ("outlier_scores",),
     "polystab.analysis.phases.curves": ("change_points",),
     "polystab.analysis.training_maps": ("fit_training_map",),
     "polystab.cube.build": ("cube_from_records",),
@@ -59,6 +61,7 @@ __all__ = [
     "PolystabError",
     "__version__",
     "agreement",
+    "audit_cube",
     "change_points",
     "cube_from_records",
     "fill",

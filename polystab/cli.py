@@ -30,7 +30,11 @@ MOSTLY_EMPTY = 0.05
 
 LOG_RULES = ("error", "first", "last")
 
-ELSEWHERE = {"fill": "polystab.cli_fill:fill", "train": "polystab.cli_train:train"}
+ELSEWHERE = {
+    "audit": "polystab.cli_audit:audit",
+    "fill": "polystab.cli_fill:fill",
+    "train": "polystab.cli_train:train",
+}
 
 
 class _Group(click.Group):

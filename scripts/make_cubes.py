@@ -12,23 +12,32 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pooch
 import xarray as xr
 
+from polystab.cube.merge import merge_cubes
 from polystab.cube.store import save_cube
 from polystab.errors import PolystabError
 from polystab.files import write_text
+from polystab.sources.fill import fill
+from polystab.sources.joining import join_units
 from polystab.suites.cards import data_card
 from polystab.suites.cubes import suite_cube
+from polystab.suites.measuring import DETAIL_STEPS, suite_measurers
 from polystab.suites.recipes import suite, suites
 from polystab.suites.train import train
 from polystab.testing import demo_cube
 
 CUBE = Path(__file__).resolve().parents[1] / "polystab" / "cube"
 DATA = CUBE / "data"
+
+# Measured while a suite is trained; and afterwards, from the checkpoints that are kept in the cache.
 MEASURE = ("evals",)
+FILLED = {"nano": ("probes", "weights", "activations", "directions", "embedding")}
 
 SUMMARIES = {
     "demo": "SYNTHETIC: three toy models x ten seeds x 27 steps; one run goes wrong, one checkpoint is missing",
@@ -54,16 +63,40 @@ def _trained(name: str) -> xr.DataTree:
     folder = Path(os.environ.get("POLYSTAB_SUITES") or Path(pooch.os_cache("polystab")) / "suites") / name
     folder.mkdir(parents=True, exist_ok=True)
     result = train(
-        name, folder, jobs=2, measure=MEASURE, progress=lambda p: print(f"\r{name}: {p.runs_done} runs", end="")
+        name,
+        folder,
+        jobs=2,
+        measure=MEASURE,
+        keep_checkpoints=True,
+        progress=lambda p: print(f"\r{name}: {p.runs_done} runs", end=""),
     )
     print(f"\n{name}: {result.seconds:.0f} s, {len(result.diverged)} diverged")
     if result.failed:
         raise PolystabError(f"{len(result.failed)} units of {name} failed, first {result.failed[0]}.")
     tree = suite_cube(folder)
-    # Margins do not compress; choice and correctness say what the analyses ask.
-    items = tree["items"].to_dataset().drop_vars("margin")
+    if name in FILLED:
+        tree = merge_cubes([tree, filled(folder, FILLED[name])])
+    return trimmed(tree)
+
+
+def filled(folder: Path, sources: Sequence[str]) -> xr.DataTree:
+    """What other sources measure on the checkpoints that training kept."""
+    output = folder / "filled"
+    result = fill(suite_measurers(sources), runs=folder, output=output, jobs=2)
+    if result.failed:
+        raise PolystabError(f"{len(result.failed)} units failed, first {result.failed[0]}.")
+    return join_units(output)
+
+
+def trimmed(tree: xr.DataTree) -> xr.DataTree:
+    """The tree without what would make it large: margins of items, probe weights of most steps."""
     groups = {str(group): node.to_dataset() for group, node in tree.children.items()}
-    return xr.DataTree.from_dict({"/": tree.to_dataset(), **groups, "items": items})
+    # Margins do not compress; choice and correctness say what the analyses ask.
+    groups["items"] = groups["items"].drop_vars("margin", errors="ignore")
+    if "probes" in groups:
+        kept = np.isin(groups["probes"]["step"].values, DETAIL_STEPS)
+        groups["probes"] = groups["probes"].isel(step=np.flatnonzero(kept))
+    return xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
 
 
 def _register(name: str, license_: str) -> None:

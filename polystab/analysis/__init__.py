@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from polystab.analysis.agreement.items import item_stability
     from polystab.analysis.agreement.ranks import rank_agreement
     from polystab.analysis.agreement.scores import cohen_kappa, fleiss_kappa, krippendorff_alpha
-    from polystab.analysis.audit import duplicate_runs
+    from polystab.analysis.audit.checks import audit_cube
+    from polystab.analysis.audit.findings import excluded_cells, without_excluded
+    from polystab.analysis.audit.runs import duplicate_runs
     from polystab.analysis.bootstrap.detectable import detectable_difference, sizes_needed
     from polystab.analysis.bootstrap.resampling import multibootstrap
     from polystab.analysis.change_points import Segmentation, segment, segment_many
@@ -40,11 +42,20 @@ if TYPE_CHECKING:
     from polystab.analysis.maps.performance import performance_from_occupancy
     from polystab.analysis.maps.reading import state_occupancy, state_paths, state_transitions, transition_effects
     from polystab.analysis.multiplicity import adjusted_p
-    from polystab.analysis.outliers import expected_share, outlier_scores, rank_runs
+    from polystab.analysis.outliers.distances import curve_depth, joint_distance
+    from polystab.analysis.outliers.events import shared_events, spike_scores
+    from polystab.analysis.outliers.leads import lead_lag
+    from polystab.analysis.outliers.scores import expected_share, outlier_scores, rank_runs
+    from polystab.analysis.outliers.verdicts import outlier_runs
     from polystab.analysis.phases.agreement import adjusted_rand, change_point_f1, covering, hausdorff
     from polystab.analysis.phases.consensus import consensus_change_points, seed_agreement
     from polystab.analysis.phases.sizes import phase_size_trend
     from polystab.analysis.reml.model import RemlFit, fit_reml
+    from polystab.analysis.representations.angles import probe_angles, random_subspace_angle, subspace_angles
+    from polystab.analysis.representations.codelengths import probe_codelengths
+    from polystab.analysis.representations.dimensions import outlier_persistence
+    from polystab.analysis.representations.directions import direction_overlap
+    from polystab.analysis.representations.embedding import embedding_matrix, embedding_similarity
     from polystab.analysis.sequential import SequentialDetector
     from polystab.analysis.signal.decisions import decision_accuracy
     from polystab.analysis.signal.noise import checkpoint_proxy, monotonicity, relative_signal, signal_to_noise
@@ -66,7 +77,12 @@ _NAMES = {
         "fleiss_kappa",
         "krippendorff_alpha",
     ),
-    "polystab.analysis.audit": ("duplicate_runs",),
+    "polystab.analysis.audit.checks": ("audit_cube",),
+    "polystab.analysis.audit.findings": (
+        "excluded_cells",
+        "without_excluded",
+    ),
+    "polystab.analysis.audit.runs": ("duplicate_runs",),
     "polystab.analysis.bootstrap.detectable": (
         "detectable_difference",
         "sizes_needed",
@@ -123,11 +139,21 @@ _NAMES = {
         "transition_effects",
     ),
     "polystab.analysis.multiplicity": ("adjusted_p",),
-    "polystab.analysis.outliers": (
+    "polystab.analysis.outliers.distances": (
+        "curve_depth",
+        "joint_distance",
+    ),
+    "polystab.analysis.outliers.events": (
+        "shared_events",
+        "spike_scores",
+    ),
+    "polystab.analysis.outliers.leads": ("lead_lag",),
+    "polystab.analysis.outliers.scores": (
         "expected_share",
         "outlier_scores",
         "rank_runs",
     ),
+    "polystab.analysis.outliers.verdicts": ("outlier_runs",),
     "polystab.analysis.phases.agreement": (
         "adjusted_rand",
         "change_point_f1",
@@ -142,6 +168,18 @@ _NAMES = {
     "polystab.analysis.reml.model": (
         "RemlFit",
         "fit_reml",
+    ),
+    "polystab.analysis.representations.angles": (
+        "probe_angles",
+        "random_subspace_angle",
+        "subspace_angles",
+    ),
+    "polystab.analysis.representations.codelengths": ("probe_codelengths",),
+    "polystab.analysis.representations.dimensions": ("outlier_persistence",),
+    "polystab.analysis.representations.directions": ("direction_overlap",),
+    "polystab.analysis.representations.embedding": (
+        "embedding_matrix",
+        "embedding_similarity",
     ),
     "polystab.analysis.sequential": ("SequentialDetector",),
     "polystab.analysis.signal.decisions": ("decision_accuracy",),
@@ -174,6 +212,7 @@ __all__ = [
     "adjusted_p",
     "adjusted_rand",
     "aggregate_scores",
+    "audit_cube",
     "c4",
     "change_point_f1",
     "checkpoint_noise",
@@ -183,10 +222,15 @@ __all__ = [
     "consensus_change_points",
     "covering",
     "cube_coverage",
+    "curve_depth",
     "decision_accuracy",
     "decision_study",
     "detectable_difference",
+    "direction_overlap",
     "duplicate_runs",
+    "embedding_matrix",
+    "embedding_similarity",
+    "excluded_cells",
     "expected_share",
     "failed_runs",
     "final_components",
@@ -201,18 +245,25 @@ __all__ = [
     "item_components",
     "item_design",
     "item_stability",
+    "joint_distance",
     "krippendorff_alpha",
+    "lead_lag",
     "loss_spikes",
     "map_agreement",
     "monotonicity",
     "multibootstrap",
     "noise_floor",
+    "outlier_persistence",
+    "outlier_runs",
     "outlier_scores",
     "performance_from_occupancy",
     "performance_profile",
     "permutation_test",
     "phase_size_trend",
     "pick_models",
+    "probe_angles",
+    "probe_codelengths",
+    "random_subspace_angle",
     "rank_agreement",
     "rank_metrics",
     "rank_runs",
@@ -228,18 +279,22 @@ __all__ = [
     "seeds_needed",
     "segment",
     "segment_many",
+    "shared_events",
     "signal_to_noise",
     "sizes_needed",
+    "spike_scores",
     "spread_overview",
     "state_occupancy",
     "state_paths",
     "state_transitions",
+    "subspace_angles",
     "transition_effects",
     "variance_by_size",
     "variance_components",
     "variance_fractions",
     "variance_over_windows",
     "variance_ratio",
+    "without_excluded",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

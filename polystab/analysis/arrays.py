@@ -34,6 +34,13 @@ def labels(cube: xr.Dataset, *dims: str) -> dict[str, xr.DataArray]:
     }
 
 
+def better_of(cube: xr.Dataset) -> npt.NDArray[np.str_]:
+    """``higher``, ``lower`` or nothing (not known) for every metric."""
+    if "better" not in cube.coords:
+        return np.full(cube.sizes["metric"], "", dtype=np.str_)
+    return np.asarray(cube["better"].values.astype(np.str_))
+
+
 def described(data: xr.Dataset, docs: dict[str, str], units: dict[str, str] | None = None) -> xr.Dataset:
     """Put ``long_name`` (and ``units``) on every variable of a result."""
     for name, text in docs.items():
@@ -55,6 +62,8 @@ def quantiles(values: Floats, q: Sequence[float], *, axis: int) -> tuple[Floats,
     """
     ordered = np.sort(finite(np.moveaxis(values, axis, -1)), axis=-1)
     n = np.sum(~np.isnan(ordered), axis=-1)
+    if not ordered.shape[-1]:
+        return np.full((len(q), *n.shape), np.nan), n.astype(np.int64)
     last = np.maximum(n - 1, 0)
     result = np.empty((len(q), *n.shape))
     for i, share in enumerate(q):
@@ -79,18 +88,24 @@ def mean(values: Floats, *, axis: int) -> Floats:
     small, exponent = scaled(finite(values), axis=axis)
     used = ~np.isnan(small)
     total = np.sum(small, axis=axis, where=used)
-    return np.ldexp(divided(total, used.sum(axis=axis)), exponent)
+    return unscaled(divided(total, used.sum(axis=axis)), exponent)
 
 
 def scaled(values: Floats, *, axis: int) -> tuple[Floats, npt.NDArray[np.int32]]:
     """The values times a power of two that brings the largest size along an axis to 1/2 to 1.
 
     Sums and squares of the result neither overflow nor vanish, and nothing is lost in
-    undoing it: ``np.ldexp(result, exponent)``. NaN stays NaN; infinities must be gone.
+    undoing it: :func:`unscaled`. NaN stays NaN; infinities must be gone.
     """
     largest = np.max(np.abs(values), axis=axis, keepdims=True, initial=0.0, where=~np.isnan(values))
     exponent = np.frexp(largest)[1]
     return np.ldexp(values, -exponent), np.squeeze(exponent, axis=axis)
+
+
+def unscaled(values: Floats, exponent: npt.NDArray[np.integer]) -> Floats:
+    """``values * 2**exponent``, infinite beyond the largest float: the square of 1e200 is."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.ldexp(values, exponent))
 
 
 def divided(top: npt.NDArray[Any] | float, bottom: npt.NDArray[Any] | float) -> Floats:
@@ -116,7 +131,7 @@ def moments(values: Floats, *, axis: int) -> tuple[Floats, Floats, Ints]:
     shift = divided(deviation.sum(axis=-1), n)
     rest = np.where(known, deviation - shift[..., None], 0.0)
     sd = np.sqrt(divided(np.sum(rest**2, axis=-1), np.maximum(n - 1, 0)))
-    return np.ldexp(centre + shift, exponent), np.ldexp(sd, exponent), n.astype(np.int64)
+    return unscaled(centre + shift, exponent), unscaled(sd, exponent), n.astype(np.int64)
 
 
 def rms(values: Floats, *, axis: int) -> Floats:
@@ -124,4 +139,4 @@ def rms(values: Floats, *, axis: int) -> Floats:
     small, exponent = scaled(finite(values), axis=axis)
     used = ~np.isnan(small)
     squares = np.sum(small**2, axis=axis, where=used)
-    return np.ldexp(np.sqrt(divided(squares, used.sum(axis=axis))), exponent)
+    return unscaled(np.sqrt(divided(squares, used.sum(axis=axis))), exponent)

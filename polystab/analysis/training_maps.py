@@ -199,8 +199,8 @@ def fit_training_map(
     _check_choice("covariance", covariance, get_args(Covariance))
     _check_choice("criterion", criterion, get_args(Criterion))
     counts = counts_of(n_states)
-    if n_restarts < 1:
-        raise AnalysisError(f"n_restarts={n_restarts}: at least one fit is needed.")
+    if not isinstance(n_restarts, (int, np.integer)) or n_restarts < 1:
+        raise AnalysisError(f"n_restarts={n_restarts!r} is not a number of fits, 1 or more.")
     if not variance_floor > 0:
         raise AnalysisError(f"variance_floor={variance_floor} is not above 0.")
     if reference is not None and normalise != "reference":

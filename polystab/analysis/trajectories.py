@@ -22,7 +22,7 @@ from polystab.analysis.arrays import (
     moments,
     quantiles,
 )
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
 from polystab.cube.specs import FAMILIES
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, cells, described, divided, finite, labels, median, moments, rms
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.reml.model import RemlFit as RemlFit
 from polystab.analysis.reml.model import fit_reml as fit_reml
 from polystab.analysis.trajectories import final_steps

@@ -13,8 +13,9 @@ import xarray as xr
 from polystab.errors import SelectionError, did_you_mean
 from polystab.plots.words import count, listed, number, percent, plural, short_name
 
-# A map has at most so many rows.
+# A map has at most so many rows, and a picture of phases.
 MAX_ROWS = 30
+MAX_PHASE_ROWS = 40
 
 # Single runs are drawn as thin lines as long as the eye can follow them: of one model, and of all.
 MAX_THIN = 12
@@ -316,7 +317,9 @@ def describe_map(states: xr.Dataset) -> str:
             if runs.any():
                 first = np.median(steps[np.argmax(here[runs], axis=1)])
                 parts.append(f"{k} from step {count(first)} ({count(int(runs.sum()))} of {plural(n, 'run')})")
-        said.append(f"{model}: state {listed(parts, len(parts))}.")
+        said.append(f"{model}: state {listed(parts, len(parts))}." if parts else f"{model}: not decoded.")
+    if states.sizes["model"] > 10:
+        said.append(f"{plural(states.sizes['model'] - 10, 'further model')}.")
     return " ".join(said)
 
 

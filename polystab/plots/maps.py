@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
 
 from polystab.analysis.coverage import cube_coverage
-from polystab.analysis.outliers import outlier_scores, rank_runs
+from polystab.analysis.outliers.scores import outlier_scores, rank_runs
 from polystab.plots.bars import bars
 from polystab.plots.describe import MAX_ROWS, run_places, shown_models
 from polystab.plots.steps import ordinal_ticks

@@ -14,19 +14,19 @@ from matplotlib.patches import FancyArrowPatch, Patch, PathPatch
 
 from polystab.errors import SelectionError, did_you_mean
 from polystab.plots.bars import bars
-from polystab.plots.describe import state_runs
+from polystab.plots.describe import MAX_PHASE_ROWS, state_runs
 from polystab.plots.steps import ordinal_ticks, set_step_axis
 from polystab.plots.style import ALARM, FULL, GRID, MUTED, TEXT, canvas, language, state_inks
 from polystab.plots.words import plural, short_name
 
 WIDTH = 7.6
 
-# A map with more rows cannot be read.
-MAX_ROWS = 40
-
 # A part of a graph is drawn so wide where all runs take it, and never thinner than the second.
 _WIDEST = 4.0
 _THINNEST = 0.6
+
+# A graph of fewer states is drawn on the scale of one with so many.
+_FEW_STATES = 4
 
 # Height of an arc's control point over its length.
 _BEND = 0.45
@@ -58,8 +58,9 @@ def change_points(
     Returns
     -------
     matplotlib.figure.Figure
-        The figure. One row for each metric and model with a shared change: a dot is a seed,
-        the bar the interval of their median, which is the upright line. At most 40 rows.
+        The figure. One row for each metric and model (named where there are several) with a
+        shared change: a dot is a seed, the bar the interval of their median, which is the
+        upright line. At most 40 rows.
 
     Raises
     ------
@@ -98,8 +99,9 @@ def _shared_rows(consensus: xr.Dataset, metrics: Sequence[str] | None) -> list[t
             part = consensus.isel(model=m, metric=known.index(metric))
             places = [part.isel(change=k) for k in range(int(part["n_changes"]))]
             if places:
-                rows.append((f"{short_name(metric, 34)}  {short_name(str(model), 24)}", places))
-    return rows[:MAX_ROWS]
+                name = f"  {short_name(str(model), 24)}" if consensus.sizes["model"] > 1 else ""
+                rows.append((f"{short_name(metric, 34)}{name}", places))
+    return rows[:MAX_PHASE_ROWS]
 
 
 def _draw_change(ax: Axes, y: int, place: xr.Dataset) -> list[int]:
@@ -150,7 +152,7 @@ def map_strips(
         The figure. Every checkpoint has the same width; blank where nothing was decoded. At
         most 40 runs, evenly from all models.
     """
-    rows, names = state_runs(states, models, MAX_ROWS)
+    rows, names = state_runs(states, models, MAX_PHASE_ROWS)
     n_states = states.sizes["map_state"]
     used = np.flatnonzero((rows >= 0).any(axis=0))
     rows, steps = rows[:, used], states["step"].values[used]
@@ -190,7 +192,7 @@ def transition_graph(
     *,
     model: str | None = None,
     title: bool = True,
-    size: tuple[float, float] = (4.6, 3.0),
+    width: float = 4.6,
     ax: Axes | None = None,
 ) -> Figure:
     """Draw how the states of a training map follow one another.
@@ -203,8 +205,8 @@ def transition_graph(
         Which model; by default the first.
     title : bool, optional
         Whether to draw one.
-    size : (float, float), optional
-        Width and height of a new figure, in inches.
+    width : float, optional
+        Width of a new figure, in inches; it is as high as the longest arcs of any model need.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 
@@ -228,8 +230,11 @@ def transition_graph(
     every = int((part["count"].sum(["map_state", "to_state"]) > 0).sum())
     n = len(n_runs)
     inks = state_inks(n)
+    # Of all models, so that their pictures stand beside one another.
+    on, back = (_reach(transitions["n_runs"].transpose("model", "map_state", "to_state").values, s) for s in (1, -1))
+    low, high = -0.5 - _BEND / 2 * back, 0.4 + _BEND / 2 * on
     with language():
-        figure, ax = canvas(ax, size)
+        figure, ax = canvas(ax, (width, max(width * (high - low) / max(n, _FEW_STATES), 0.7) + (0.3 if title else 0.0)))
         ax.set_axis_off()
         for a, b in np.argwhere(n_runs > 0).tolist():
             if a != b:
@@ -239,17 +244,17 @@ def transition_graph(
             ax.plot(k, 0, "o", color=ink.light if visited else GRID.light, markersize=15, zorder=3)
             ax.annotate(str(k), (k, -0.2), ha="center", va="top", size=9, color=TEXT.light, zorder=4)
         ax.set_aspect("equal")
-        ax.set_xlim(-0.5, n - 0.5)
-        on, back = (_reach(n_runs, sign) for sign in (1, -1))
-        ax.set_ylim(-0.5 - _BEND / 2 * back, 0.4 + _BEND / 2 * on)
+        # Few states keep the size of many and stand on the left.
+        ax.set_xlim(-0.5, max(n, _FEW_STATES) - 0.5)
+        ax.set_ylim(low, high)
         if title:
             ax.set_title(f"{short_name(model, 40)}: {plural(every, 'run')}", loc="left")
     return figure
 
 
 def _reach(n_runs: npt.NDArray[np.int64], sign: int) -> int:
-    """How many states the longest arc spans that goes on (1) or back (-1)."""
-    return max((sign * (b - a) for a, b in np.argwhere(n_runs > 0).tolist() if sign * (b - a) > 0), default=0)
+    """How many states the longest arc of any model spans that goes on (1) or back (-1)."""
+    return max((sign * (b - a) for _, a, b in np.argwhere(n_runs > 0).tolist() if sign * (b - a) > 0), default=0)
 
 
 def _draw_arc(ax: Axes, a: int, b: int, runs: int, every: int) -> None:

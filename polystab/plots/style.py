@@ -8,6 +8,7 @@ stylesheet may replace it (see :mod:`polystab.plots.svg`).
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,10 +121,20 @@ def language() -> Iterator[None]:
         yield
 
 
+class Picture(Figure):
+    """A figure that a notebook shows as the last expression of a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        with language():
+            self.savefig(stream, format="png", dpi=110)
+        return stream.getvalue()
+
+
 def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     """A new figure of so many inches, or the one that ``ax`` belongs to."""
     if ax is None:
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Picture(figsize=size, layout="constrained")
         return figure, figure.add_subplot()
     figure = ax.get_figure(root=True)  # type: ignore[assignment]
     if figure is None:

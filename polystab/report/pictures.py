@@ -84,7 +84,7 @@ def _phases(results: Results, phases: dict[str, Any], inks: tuple[Ink, ...]) -> 
         figure, title="States of every run", description=phases["map"]["picture"], prefix="map", inks=inks
     )
     for i, graph in enumerate(phases["map"]["graphs"]):
-        figure = transition_graph(results.transitions, model=graph["model"], title=False, size=PANEL)
+        figure = transition_graph(results.transitions, model=graph["model"], title=False, width=PANEL[0])
         drawn[f"graph{i}"] = to_svg(
             figure, title=graph["model"], description=graph["picture"], prefix=f"g{i}x", inks=inks
         )

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from polystab.analysis.audit import duplicate_runs
+from polystab.analysis.audit.runs import duplicate_runs
 from polystab.analysis.components.at_end import final_components
 from polystab.analysis.components.fractions import variance_fractions
 from polystab.analysis.components.split import variance_components
 from polystab.analysis.coverage import cube_coverage, fingerprint
 from polystab.analysis.maps.inputs import hu2023_metrics
 from polystab.analysis.maps.reading import state_transitions
-from polystab.analysis.outliers import outlier_scores
+from polystab.analysis.outliers.scores import outlier_scores
 from polystab.analysis.phases.consensus import consensus_change_points
 from polystab.analysis.phases.curves import change_points
 from polystab.analysis.training_maps import TrainingMap, fit_training_map
@@ -22,6 +22,7 @@ from polystab.analysis.variance import seed_spread, spread_overview
 from polystab.cube.audit import AuditEntry, audit_entries
 from polystab.cube.validate import as_cube, check_cube
 from polystab.errors import AnalysisError
+from polystab.report.bounded import Searched, for_changes, for_map
 
 # More lines than this in one panel cannot be told apart.
 MAX_MODELS = 10
@@ -62,6 +63,8 @@ class Results:
     panels: tuple[str, ...]
     models: tuple[str, ...]
     shares: tuple[str, ...]
+    searched: Searched | None
+    mapped: Searched | None
 
 
 # Of every simulation behind the page, which says it.
@@ -86,8 +89,11 @@ def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
     fractions = variance_fractions(components)
     at_end = final_components(components, fractions)
     panels = _panels(ranked)
-    changes = change_points(data, metrics=panels, rng=RNG) if panels else None
-    training_map, no_map = _training_map(data, panels)
+    models = tuple(pick_models(spread, limit=MAX_MODELS))
+    searched = for_changes(data, panels) if panels else None
+    changes = None if searched is None else change_points(searched.cube, metrics=searched.metrics, rng=RNG)
+    mapped = for_map(data, metrics, models) if (metrics := hu2023_metrics(data) or panels) else None
+    training_map, no_map = _training_map(mapped)
     return Results(
         cube=data,
         audit=tuple(audit_entries(cube)) if isinstance(cube, xr.DataTree) and "audit" in cube.children else None,
@@ -108,20 +114,24 @@ def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
         scores=outlier_scores(data, rng=RNG),
         ranked=ranked,
         panels=panels,
-        models=tuple(pick_models(spread, limit=MAX_MODELS)),
+        models=models,
         shares=_shares(ranked, at_end),
+        searched=searched,
+        mapped=mapped,
     )
 
 
-def _training_map(cube: xr.Dataset, panels: tuple[str, ...]) -> tuple[TrainingMap | None, str]:
+def _training_map(mapped: Searched | None) -> tuple[TrainingMap | None, str]:
     """A map from the 14 weight features if the cube has them, else from the metrics with panels; or why there is none."""
-    metrics = hu2023_metrics(cube) or panels
-    if not metrics:
+    if mapped is None:
         return None, "no metric was measured at two steps or more"
     try:
-        return fit_training_map(cube, metrics=metrics, n_states=MAP_STATES, n_restarts=MAP_RESTARTS, rng=RNG), ""
+        found = fit_training_map(
+            mapped.cube, metrics=mapped.metrics, n_states=MAP_STATES, n_restarts=MAP_RESTARTS, rng=RNG
+        )
     except AnalysisError as error:
         return None, str(error)
+    return found, ""
 
 
 def _panels(ranked: xr.Dataset) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from polystab.plots.describe import PARTS
-from polystab.plots.words import count, listed, percent, plural
+from polystab.plots.describe import MAX_PHASE_ROWS, PARTS
+from polystab.plots.words import count, listed, number, percent, plural
 from polystab.report import tables
 from polystab.report.blocks import (
     Block,
@@ -274,16 +274,19 @@ def _phases(summary: Summary) -> Iterator[Block]:
     phases = summary["phases"]
     if not phases["curves"]:
         yield _empty(
-            "No curve is long enough to be cut into phases. To add checkpoints of the same runs:",
+            f"No curve can be cut into phases: that takes {phases['min_points']} checkpoints of a run with finite values that are "
+            "not all equal. To add checkpoints of the same runs:",
             "polystab merge cube.nc more-steps.nc -o both.nc",
         )
     else:
         yield paragraph(
             f"{count(phases['changing'])} of {plural(phases['curves'], 'curve')} (of the metrics drawn above, one curve a run) move to "
             f"another level at some checkpoint; were there no changes at all, {percent(phases['false_alarm'])} would be said to, "
-            f"that is {count(round(phases['expected']))}. The autocorrelation of each curve is allowed for. A smooth rise is cut into "
+            f"that is about {number(phases['expected'], digits=2)}. The autocorrelation of each curve is allowed for. A smooth rise is cut into "
             "steps too: read a change as the middle of a rise, not as a jump."
         )
+        if phases["notes"]:
+            yield Bullets(tuple((note,) for note in phases["notes"]))
         if phases["shared"]:
             yield paragraph(
                 "Changes that the seeds of a model share, at steps closer together than changes at unrelated steps would stand:"
@@ -294,9 +297,18 @@ def _phases(summary: Summary) -> Iterator[Block]:
                 yield Details(
                     f"All {count(len(phases['shared']))} shared changes", (tables.changes_table(phases["shared"]),)
                 )
+            rows = len({(row["metric"], row["model"]) for row in phases["shared"]})
+            yield paragraph(
+                "A dot is a seed, the upright line the median of the seeds, the pale bar the interval of that median."
+                + (f" Drawn are the first {MAX_PHASE_ROWS} of {count(rows)} rows." if rows > MAX_PHASE_ROWS else "")
+            )
             yield Picture("changes", "Changes that seeds share", phases["picture"], wide=True)
         else:
-            yield paragraph("No change is shared by the seeds of a model.")
+            yield paragraph(
+                "No change is shared by the seeds of a model."
+                if phases["seeds"] > 1
+                else "Whether seeds share a change takes two runs of a model; here each model has one that can be looked at."
+            )
         if phases["glitches"]:
             yield Details(
                 f"{plural(len(phases['glitches']), 'glitch', 'glitches')}: isolated checkpoints off their neighbours, not taken for phases",
@@ -320,8 +332,14 @@ def _map(found: Summary) -> Iterator[Block]:
     )
     if found["notes"]:
         yield Bullets(tuple((note,) for note in found["notes"]))
+    if found["runs"] > MAX_PHASE_ROWS:
+        yield paragraph(
+            f"Drawn are {MAX_PHASE_ROWS} of {count(found['runs'])} runs, as evenly from the models as can be."
+        )
     yield Picture("map", "States of every run", found["picture"], wide=True)
-    yield paragraph("How the states follow one another, with the number of runs that take each way:")
+    drawn = len(found["graphs"])
+    of = f", in the first {drawn} of {count(found['models'])} models" if found["models"] > drawn else ""
+    yield paragraph(f"How the states follow one another, with the number of runs that take each way{of}:")
     for i, graph in enumerate(found["graphs"]):
         yield Picture(f"graph{i}", graph["model"], graph["picture"], code=True)
 

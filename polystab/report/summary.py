@@ -36,11 +36,12 @@
     ``estimate``, ``p``, ``reason``; ``pictures``: list of ``metric``, ``picture`` (in words).
 ``phases``
     ``curves`` (looked at), ``changing``, ``expected`` (of those that change, by chance), ``false_alarm``;
+    ``min_points`` (of a curve), ``seeds`` (most of a model and metric), ``notes`` (left out of a large cube);
     ``shared``: list of ``metric``, ``model``, ``step``, ``lower``, ``upper``, ``first``, ``last``, ``n_runs``,
     ``n_looked_at``, ``size``, ``p``, ``lacking`` (seeds); ``glitches``: list of ``metric``, ``model``,
     ``seed``, ``step``; ``picture`` (in words); ``map``: ``reason`` (why there is none, or empty), ``n_states``,
-    ``metrics``, ``notes``, ``selection``: list of ``n_states``, ``bic``, ``aic``, ``optimum_share``; ``picture``;
-    ``graphs``: list of ``model``, ``picture``.
+    ``metrics``, ``notes``, ``selection``: list of ``n_states``, ``bic``, ``aic``, ``optimum_share``; ``runs``
+    and ``models`` (with a state somewhere); ``picture``; ``graphs``: list of ``model``, ``picture``.
 ``outliers``
     ``method``, ``threshold``, ``expected``: list of ``model``, ``share``; ``runs``: list of
     ``model``, ``seed``, ``name`` and every (model, seed) variable of
@@ -63,8 +64,9 @@ import numpy as np
 import xarray as xr
 
 from polystab._version import __version__
-from polystab.analysis.audit import MIN_DISTINCT
-from polystab.analysis.outliers import rank_runs
+from polystab.analysis.audit.runs import MIN_DISTINCT
+from polystab.analysis.outliers.scores import rank_runs
+from polystab.analysis.segments.profile import MIN_SIZES
 from polystab.cube.audit import AuditEntry
 from polystab.cube.describe import cube_facts
 from polystab.plots.describe import (
@@ -366,7 +368,17 @@ _PART_COLUMNS = ("fraction", "fraction_lower", "fraction_upper", "variance", "es
 def _phases(results: Results) -> Summary:
     changes, shared = results.changes, results.shared
     if changes is None or shared is None:
-        return {"curves": 0, "changing": 0, "shared": [], "glitches": [], "picture": "", "map": _map(results)}
+        return {
+            "curves": 0,
+            "changing": 0,
+            "min_points": MIN_POINTS,
+            "seeds": 0,
+            "notes": [],
+            "shared": [],
+            "glitches": [],
+            "picture": "",
+            "map": _map(results),
+        }
     names = {dim: shared[dim].values.tolist() for dim in ("model", "seed", "metric")}
     rows = []
     for k, m in ((k, m) for k in range(len(names["metric"])) for m in range(len(names["model"]))):
@@ -392,14 +404,20 @@ def _phases(results: Results) -> Summary:
     return {
         "curves": changes.attrs["n_curves"],
         "changing": changes.attrs["n_curves_with_changes"],
+        "min_points": MIN_POINTS,
+        "seeds": shared["n_looked_at"].max().item(),
         "expected": changes.attrs["n_expected_by_chance"],
         "false_alarm": changes.attrs["false_alarm"],
+        "notes": [] if results.searched is None else list(results.searched.notes),
         "shared": rows,
         "glitches": glitches,
         "picture": describe_change_points(shared) if rows else "",
         "map": _map(results),
     }
 
+
+# Fewer points of a curve are not looked at: two shortest segments and two to spare.
+MIN_POINTS = 2 * MIN_SIZES["l2"] + 2
 
 _CHANGE_COLUMNS = ("step", "lower", "upper", "first", "last", "n_runs", "size", "p")
 
@@ -409,19 +427,21 @@ def _map(results: Results) -> Summary:
     if found is None or transitions is None:
         return {"reason": results.no_map, "graphs": []}
     table = found.selection
+    mapped = found.states["model"].values[(found.states["n_checkpoints"] > 0).any("seed").values].tolist()
     return {
         "reason": "",
         "n_states": found.n_states,
         "metrics": list(found.metrics),
-        "notes": list(found.notes),
+        "notes": [*([] if results.mapped is None else results.mapped.notes), *found.notes],
         "selection": [
             {"n_states": n} | {name: table[name].values[i] for name in ("bic", "aic", "optimum_share")}
             for i, n in enumerate(table["n_states"].values.tolist())
         ],
+        "runs": (found.states["n_checkpoints"] > 0).sum().item(),
+        "models": len(mapped),
         "picture": describe_map(found.states),
         "graphs": [
-            {"model": model, "picture": describe_transitions(transitions, model=model)}
-            for model in transitions["model"].values.tolist()[:MAX_GRAPHS]
+            {"model": model, "picture": describe_transitions(transitions, model=model)} for model in mapped[:MAX_GRAPHS]
         ],
     }
 

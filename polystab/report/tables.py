@@ -216,7 +216,8 @@ def components_table(rows: Sequence[Summary], parts: Sequence[Summary], level: s
 def _share(part: Summary) -> tuple[str, str]:
     if part["fraction"] is None:
         return NONE, NONE
-    if part["fraction_lower"] is None:
+    # An interval of no width lies beyond what a share can be: less spread than chance has, and no knowledge of it.
+    if part["fraction_lower"] is None or part["fraction_lower"] == part["fraction_upper"]:
         return percent(part["fraction"]), NONE
     low, high = percent(part["fraction_lower"]), percent(part["fraction_upper"])
     return percent(part["fraction"]), f"{low.removesuffix(PERCENT)} – {high}"

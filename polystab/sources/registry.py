@@ -138,6 +138,36 @@ _BUILT_IN = (
         extra="fill",
         measurer="polystab.sources.evals:Evals",
     ),
+    Source(
+        "weights",
+        "weights, without a model: moments, fits, spectra, changes, the features of training maps",
+        extra="fill",
+        measurer="polystab.sources.weights.measurer:Weights",
+    ),
+    Source(
+        "activations",
+        "residual stream, attention logits and gradients on a fixed batch of text",
+        extra="fill",
+        measurer="polystab.sources.activations.measurer:Activations",
+    ),
+    Source(
+        "directions",
+        "which tokens the singular directions of MLP and attention matrices point to",
+        extra="fill",
+        measurer="polystab.sources.activations.directions:Directions",
+    ),
+    Source(
+        "embedding",
+        "correlations between the embeddings of the first tokens",
+        extra="fill",
+        measurer="polystab.sources.activations.embedding:Embedding",
+    ),
+    Source(
+        "probes",
+        "linear probes of every layer for labels of words or texts: codelength, F1, and their weights",
+        extra="fill",
+        measurer="polystab.sources.probes.measurer:Probes",
+    ),
 )
 
 

@@ -184,6 +184,9 @@ def test_tasks_are_joined_on_their_labels() -> None:
         (xr.DataArray(ONE, dims=("run", "task")), {}, "needs the dimensions 'seed'"),
         (xr.DataArray([["a"]], dims=("seed", "task")), {}, "not numbers"),
         (np.empty((0, 3)), {}, "empty"),
+        (ONE, {"threshold": float("nan")}, "threshold is nan"),
+        ([[1.0, 2.0], [3.0]], {}, "not an array of numbers"),
+        (make_cube(np.ones((1, 3, 1, 1))).isel(metric=[]), {}, "no metrics"),
         (make_cube(np.ones((1, 3, 1, 1)), metrics=["loss/val/ce"], better=["lower"]), {}, "better lower"),
     ],
 )
@@ -201,3 +204,7 @@ def test_different_tasks_are_refused() -> None:
 def test_thresholds_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(AnalysisError, match="one row of finite numbers"):
         performance_profile(ONE, thresholds=[np.nan], rng=0)
+
+
+def test_one_statistic_needs_no_list() -> None:
+    assert aggregate_scores(ONE, statistics="iqm", rng=0)["statistic"].values.tolist() == ["iqm"]

@@ -571,3 +571,9 @@ def test_a_level_outside_zero_to_one_is_refused(level: float) -> None:
 def test_an_unknown_interval_is_refused_with_a_hint() -> None:
     with pytest.raises(AnalysisError, match="normal"):
         item_components(group(TABLE), intervals="norml")
+
+
+def test_the_interval_of_the_total_holds_the_sum_of_the_parts() -> None:
+    found = item_components(group(np.random.default_rng(50).integers(0, 2, (3, 3, 60, 200))))
+    assert (of(found, "variance", "total") > of(found, "estimate", "total")).any()
+    assert (of(found, "variance", "total") <= of(found, "upper", "total")).all()

@@ -567,3 +567,17 @@ def test_intervals_grow_with_the_level(level: float) -> None:
     inner, outer = (variance_over_windows(cube, windows=1, level=x) for x in (level * 0.9, level))
     assert (outer["lower"].values <= inner["lower"].values + 1e-9).all()
     assert (outer["upper"].values >= inner["upper"].values - 1e-9).all()
+
+
+def test_lower_ends_are_below_upper_ends_where_learning_looks_like_noise() -> None:
+    # Seeds that learn at different times have a correlation at the edge of what is looked for.
+    cube = ps.load_cube("nano").sel(metric=["eval/nano_induction/acc", "eval/nano_recall/acc"])
+    found = variance_over_windows(cube)
+    assert (found["autocorrelation"] > 0.979).any()
+    assert not (found["lower"] > found["upper"]).any()
+
+
+def test_a_single_value_has_no_components() -> None:
+    found = variance_over_windows(make_cube(np.ones((1, 1, 1, 1))))
+    assert found["estimate"].isnull().all()
+    assert (found["reason"] > 0).all()

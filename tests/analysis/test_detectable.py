@@ -121,7 +121,9 @@ def test_no_variance_finds_everything() -> None:
         (xr.Dataset(), {}, "no variable 'variance'"),
         (PARTS, {"n_seeds": 1}, "n_seeds is 1"),
         (PARTS, {"n_items": 2.5}, "n_items is 2.5"),
-        (PARTS, {"power": 0.01}, "power above alpha"),
+        (PARTS, {"power": 0.01}, "is not above alpha"),
+        (PARTS | {"item": np.inf}, {}, "variance parts are infinite"),
+        (PARTS | {"item": "many"}, {}, "not an array of numbers"),
         (PARTS, {"alpha": 0.0}, "between 0 and 1"),
     ],
 )

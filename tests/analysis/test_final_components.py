@@ -63,3 +63,21 @@ def test_results_of_different_cubes_are_refused(cube: xr.Dataset) -> None:
     components, fractions = _both(cube)
     with pytest.raises(AnalysisError, match="differ along step"):
         final_components(components, fractions.isel(step=slice(1, None)))
+
+
+def test_codes_of_reasons_stay_whole_numbers(cube: xr.Dataset) -> None:
+    assert final_components(*_both(cube))["reason"].dtype == np.int8
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_result_at_all_steps_is_refused(cube: xr.Dataset, place: int) -> None:
+    given = list(_both(cube))
+    given[place] = given[place].isel(step=0)
+    with pytest.raises(AnalysisError, match="has no 'step'"):
+        final_components(given[0], given[1])
+
+
+def test_components_in_place_of_fractions_are_refused(cube: xr.Dataset) -> None:
+    components, _ = _both(cube)
+    with pytest.raises(AnalysisError, match="fractions has no 'fraction'"):
+        final_components(components, components)

@@ -580,3 +580,30 @@ def test_profile_of_an_unknown_component_suggests_one() -> None:
 def test_a_level_of_the_interval_lies_between_zero_and_one() -> None:
     with pytest.raises(AnalysisError, match="level is 95"):
         fit_reml(BOX_TIAO, {"batch": BATCH}).profile_interval("batch", level=95)
+
+
+def test_a_large_common_part_costs_no_digits() -> None:
+    fit = fit_reml(1e12 + np.arange(6.0), {"a": [1, 1, 2, 2, 3, 3]})
+    assert fit.variance["a"] == pytest.approx(3.75, rel=1e-12)
+
+
+def test_a_large_common_part_comes_back_in_the_intercept() -> None:
+    fit = fit_reml(1e12 + np.arange(6.0), {"a": [1, 1, 2, 2, 3, 3]})
+    assert fit.fixed_effects["intercept"] == 1e12 + 2.5
+
+
+def test_differences_of_rounding_are_no_spread() -> None:
+    fit = fit_reml([0.1 + 0.2, 0.3, 0.3, 0.3, 0.1 + 0.2, 0.3], {"a": [1, 1, 2, 2, 3, 3]})
+    assert fit.variance["residual"] == 0.0
+
+
+def test_variances_beyond_the_largest_float_are_infinite() -> None:
+    assert fit_reml(1e305 * np.arange(6.0), {"a": [1, 1, 2, 2, 3, 3]}).variance["residual"] == np.inf
+
+
+def test_values_too_far_apart_to_be_moved_are_fitted() -> None:
+    y = np.array([1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 0.5, 1.0])
+    factor = {"a": [1, 1, 2, 2, 3, 3, 4, 4]}
+    big, small = fit_reml(1.7e308 * y, factor), fit_reml(y, factor)
+    n_free = len(y) - 1
+    assert big.criterion - small.criterion == pytest.approx(2 * n_free * np.log(1.7e308), rel=1e-9)

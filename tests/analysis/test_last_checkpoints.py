@@ -138,3 +138,8 @@ def test_a_cube_without_steps_is_refused() -> None:
 def test_a_level_outside_zero_to_one_is_refused() -> None:
     with pytest.raises(AnalysisError, match="level"):
         checkpoint_noise(make_cube(np.zeros((1, 2, 5, 1))), level=95)
+
+
+def test_a_spread_beyond_the_largest_float_is_infinite() -> None:
+    found = checkpoint_noise(make_cube(np.array([1.7e308, -1.7e308] * 2).reshape(1, 1, 4, 1)))
+    assert found["sd"].item() == np.inf

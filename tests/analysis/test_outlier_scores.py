@@ -11,7 +11,7 @@ from cubes_of_arrays import make_cube
 
 import polystab as ps
 from polystab.analysis import expected_share, outlier_scores, rank_runs
-from polystab.analysis.outliers import robust_z, sustained
+from polystab.analysis.outliers.scores import robust_z, sustained
 from polystab.errors import AnalysisError, UnknownNameError
 
 
@@ -179,3 +179,69 @@ def test_an_unknown_method_is_refused_by_name() -> None:
 def test_an_impossible_threshold_is_refused(threshold: float) -> None:
     with pytest.raises(AnalysisError, match="threshold"):
         outlier_scores(make_cube(np.ones((1, 3, 1, 1))), threshold=threshold)
+
+
+def test_leave_one_out_agrees_with_the_definition() -> None:
+    x = np.random.default_rng(7).normal(size=(1, 6, 4, 3))
+    score = outlier_scores(make_cube(x), method="leave_one_out")["score"].values
+    for run in range(6):
+        others = np.delete(x, run, axis=1)
+        expected = (x[:, run] - others.mean(axis=1)) / (others.std(axis=1, ddof=1) * np.sqrt(1 + 1 / 5))
+        np.testing.assert_allclose(score[:, run], expected)
+
+
+def test_leave_one_out_scores_are_t_distributed() -> None:
+    from scipy import stats
+
+    x = np.random.default_rng(8).normal(size=(1, 5, 100, 100))
+    score = outlier_scores(make_cube(x), method="leave_one_out")["score"].values[0, 0].ravel()
+    assert stats.kstest(score, stats.t(3).cdf).pvalue > 0.001
+
+
+def test_leave_one_out_keeps_its_digits_beside_a_huge_run() -> None:
+    x = np.array([1.0, 2.0, 3.0, 1e15]).reshape(1, 4, 1, 1)
+    score = outlier_scores(make_cube(x), method="leave_one_out")["score"].values.ravel()
+    assert score[3] == pytest.approx((1e15 - 2) / np.sqrt(4 / 3))
+
+
+def test_leave_one_out_of_ties_and_divergence() -> None:
+    x = np.array([[1.0, 1.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, np.inf]]).T.reshape(1, 4, 1, 3)
+    score = outlier_scores(make_cube(x), method="leave_one_out")["score"].values[0, :, 0]
+    assert score[3].tolist() == [np.inf, 0.0, np.inf]
+    assert np.isfinite(score[:3, 2]).all()
+
+
+@pytest.mark.parametrize("method", ["leave_one_out", "reference"])
+def test_other_methods_exceed_the_threshold_as_often_as_expected(method: str) -> None:
+    x = np.random.default_rng(9).normal(size=(1, 10, 60, 100))
+    seeds = range(8) if method == "reference" else None
+    scores = outlier_scores(make_cube(x), method=method, reference=seeds)  # type: ignore[arg-type]
+    share = scores["share_beyond"].sel(seed=[8, 9]).mean()
+    assert float(share) == pytest.approx(float(scores["expected_share"][0]), abs=0.005)
+
+
+def test_reference_seeds_alone_make_median_and_mad() -> None:
+    x = np.random.default_rng(10).normal(size=(1, 8, 3, 2))
+    score = outlier_scores(make_cube(x), method="reference", reference=[0, 1, 2, 3, 4])["score"].values
+    centre = np.median(x[:, :5], axis=1, keepdims=True)
+    mad = np.median(np.abs(x[:, :5] - centre), axis=1, keepdims=True)
+    np.testing.assert_allclose(score, 0.6745 * (x - centre) / mad)
+
+
+def test_a_reference_cube_gives_what_its_runs_would_give_inside() -> None:
+    x = np.random.default_rng(11).normal(size=(1, 8, 3, 2))
+    inside = outlier_scores(make_cube(x), method="reference", reference=[0, 1, 2, 3, 4])["score"].values[:, 5:]
+    outside = outlier_scores(make_cube(x[:, 5:]), method="reference", reference=make_cube(x[:, :5]))["score"].values
+    np.testing.assert_allclose(outside, inside)
+
+
+def test_a_reference_that_does_not_fit_is_refused() -> None:
+    cube = make_cube(np.ones((1, 3, 2, 1)))
+    with pytest.raises(AnalysisError, match="go together"):
+        outlier_scores(cube, method="reference")
+    with pytest.raises(AnalysisError, match="go together"):
+        outlier_scores(cube, reference=[0])
+    with pytest.raises(AnalysisError, match="99"):
+        outlier_scores(cube, method="reference", reference=[0, 99])
+    with pytest.raises(AnalysisError, match="no runs of 'm0'"):
+        outlier_scores(cube, method="reference", reference=cube.assign_coords(model=["other"]))

@@ -13,7 +13,7 @@ from scipy import stats
 from polystab.analysis.phases.consensus import consensus_change_points, median_interval, seed_agreement
 from polystab.analysis.phases.scan import Shared, densest
 from polystab.analysis.phases.sizes import phase_size_trend, slopes
-from polystab.errors import AnalysisError
+from polystab.errors import AnalysisError, NotACubeError
 from polystab.testing import phase_cube
 
 STEPS = np.arange(60) * 1000
@@ -416,3 +416,8 @@ def test_joint_changes_are_shared_too() -> None:
     assert seed_agreement(changes)["adjusted_rand"].values.tolist() == [1.0]
     with pytest.raises(AnalysisError, match="no single size"):
         phase_size_trend(changes.assign_coords(n_parameters=("model", [1e8])))
+
+
+def test_an_array_is_refused_as_no_cube() -> None:
+    with pytest.raises(NotACubeError, match="expected a cube"):
+        consensus_change_points(np.zeros(3))  # type: ignore[arg-type]

@@ -219,3 +219,8 @@ def test_intervals_cover_the_flips_of_all_seeds(design: str, apart: float) -> No
     truth = xr.where(found["winner"] == "m1", loses, 1 - loses)
     cover = float(((found["flips_lower"] <= truth) & (truth <= found["flips_upper"])).mean())
     assert 0.94 <= cover <= 1
+
+
+def test_metrics_without_a_direction_have_no_winner() -> None:
+    cube = make_cube(np.random.default_rng(0).random((3, 4, 1, 1))).drop_vars("better")
+    assert str(rank_agreement(cube)["winner"].item()) == ""

@@ -239,3 +239,13 @@ def test_all_of_them_take_metrics_that_were_never_measured() -> None:
     for function in (signal_to_noise, decision_accuracy, monotonicity, checkpoint_proxy):
         found = function(make_cube(values)).isel(metric=1)
         assert all(np.isnan(found[name]).all() for name in found.data_vars if found[name].dtype.kind == "f")
+
+
+def test_scores_at_the_ends_of_the_range_of_floats_have_an_order() -> None:
+    assert float(decision_accuracy([-1.7e308, 1.7e308], [-1.7e308, 1.7e308])["accuracy"]) == 1.0
+
+
+def test_the_interval_of_the_proxy_does_not_depend_on_the_unit() -> None:
+    values = noisy(1, 4, 12, 1)
+    small, large = (checkpoint_proxy(make_cube(values * unit)) for unit in (1.0, 2.0**1000))
+    np.testing.assert_allclose(large["upper"], small["upper"], rtol=1e-12)

@@ -110,3 +110,21 @@ def test_unknown_names_are_refused(shared: xr.Dataset, states: xr.Dataset) -> No
 @pytest.mark.parametrize("n", [1, 2, 8])
 def test_states_have_different_colours(n: int) -> None:
     assert len({ink.light for ink in state_inks(n)}) == len({ink.dark for ink in state_inks(n)}) == n
+
+
+def test_a_model_without_states_is_said_to_have_none(states: xr.Dataset) -> None:
+    empty = states.assign(state=states["state"].where(states["model"] != "b", -1))
+    assert plots.describe_map(empty).endswith("b: not decoded.")
+
+
+def test_graphs_of_one_map_are_equally_high_and_hold_every_arc(states: xr.Dataset) -> None:
+    graph = state_transitions(states)
+    high = [plots.transition_graph(graph, model=model).get_size_inches()[1] for model in ("a", "b")]
+    limits = [plots.transition_graph(graph, model=model).axes[0].get_ylim() for model in ("a", "b")]
+    assert high[0] == high[1]
+    assert limits[0] == limits[1]
+
+
+def test_the_only_model_is_not_named_in_every_row(shared: xr.Dataset) -> None:
+    labels = [label.get_text() for label in plots.change_points(shared).axes[0].get_yticklabels()]
+    assert labels == shared["metric"].values.tolist()

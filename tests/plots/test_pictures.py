@@ -292,6 +292,10 @@ def test_names_with_markup_stay_text_in_svg() -> None:
     assert "<script" not in svg
 
 
+def test_a_notebook_shows_a_figure_without_pyplot(cube: xr.Dataset, metric: str) -> None:
+    assert plots.curves(cube, metric=metric)._repr_png_().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_drawing_leaves_no_global_figure_behind(cube: xr.Dataset, metric: str) -> None:
     code = (

@@ -20,9 +20,11 @@ from polystab.analysis import (
 )
 from polystab.analysis.phases import change_points
 from polystab.analysis.phases.consensus import consensus_change_points
+from polystab.plots.words import percent
+from polystab.report.blocks import Table
 from polystab.report.sections import lead, sections
 from polystab.report.summary import plain, summarise
-from polystab.report.tables import ranges, size_label
+from polystab.report.tables import NONE, ranges, size_label
 
 
 @pytest.fixture(scope="module", name="tree")
@@ -220,3 +222,33 @@ def test_seeds_are_written_as_ranges(seeds: list[int], text: str) -> None:
 @pytest.mark.parametrize(("n", "text"), [(70_426_624, "70.4M"), (1.4e9, "1.4B"), (2000, "2k"), (12, "12")])
 def test_sizes(n: float, text: str) -> None:
     assert size_label(n) == text
+
+
+def phases_text(cube: xr.Dataset) -> str:
+    (section,) = (section for section in sections(summarise(cube)) if section.name == "phases")
+    return repr(section)
+
+
+def test_a_single_seed_is_not_said_to_share_no_change() -> None:
+    said = phases_text(polystab.testing.phase_cube(n_seeds=1, n_metrics=1, rng=0))
+    assert "Whether seeds share a change takes two runs" in said
+
+
+def test_constant_curves_are_not_called_too_short() -> None:
+    cube = polystab.testing.phase_cube(n_seeds=2, n_metrics=1, rng=0)
+    said = phases_text(cube.assign(value=cube["value"] * 0 + 3.25))
+    assert "8 checkpoints of a run with finite values that are not all equal" in said
+
+
+def test_false_alarms_expected_of_few_curves_are_not_rounded_to_none() -> None:
+    assert "about 0.15." in phases_text(polystab.testing.phase_cube(n_seeds=3, n_metrics=1, changes=[], rng=0))
+
+
+def test_a_share_whose_interval_has_no_width_is_given_none() -> None:
+    summary = summarise(polystab.testing.variance_cube(n_steps=1, rng=0))
+    for row in summary["variance"]["rows"]:
+        row["parts"]["model"] |= {"fraction": 0.0, "fraction_lower": 0.0, "fraction_upper": 0.0}
+    (section,) = (section for section in sections(summary) if section.name == "variance")
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    place = [column.title for column in table.columns].index("Models")
+    assert table.groups[0].rows[0][place : place + 2] == (percent(0.0), NONE)

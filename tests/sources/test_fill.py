@@ -382,10 +382,13 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sources.cache_clear()
 
 
+BUILT_IN = ["evals", "weights", "activations", "directions", "embedding", "probes"]
+
+
 @pytest.mark.usefixtures("registered")
 class TestRegistry:
     def test_measurers_are_listed(self) -> None:
-        assert measurers() == ["evals", "toy", "trouble"]
+        assert measurers() == [*BUILT_IN, "toy", "trouble"]
 
     def test_a_measurer_is_made_with_its_options(self) -> None:
         assert get_measurer("toy", items=3) == Toy(items=3)
@@ -475,7 +478,7 @@ class TestCommand:
     def test_it_lists_the_sources_that_measure(self) -> None:
         result = run("fill", "--list")
         assert result.exit_code == 0
-        assert [line.split()[0] for line in result.output.splitlines()] == ["evals", "toy", "trouble"]
+        assert [line.split()[0] for line in result.output.splitlines()] == [*BUILT_IN, "toy", "trouble"]
 
     @pytest.mark.parametrize(
         ("arguments", "match"),

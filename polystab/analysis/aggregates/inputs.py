@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import Floats, finite
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.arrays import Floats, better_of, finite
+from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.options import numbers
 from polystab.analysis.trajectories import final_steps
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, shown
@@ -23,7 +24,7 @@ def task_array(scores: Scores, name: str) -> xr.DataArray:
     if isinstance(scores, xr.Dataset | xr.DataTree):
         return _final_scores(scores)
     if not isinstance(scores, xr.DataArray):
-        plain = np.asarray(scores, dtype=np.float64)
+        plain = numbers(scores, name)
         if plain.ndim != 2:
             raise AnalysisError(
                 f"{name} has {plain.ndim} dimensions; a plain array is (run, task). For more, pass an "
@@ -45,13 +46,14 @@ def task_array(scores: Scores, name: str) -> xr.DataArray:
 def _final_scores(cube: xr.Dataset | xr.DataTree) -> xr.DataArray:
     """Values (model, seed, metric) at the final steps, copies of runs left out."""
     data = as_cube(cube)
+    if not data.sizes["metric"]:
+        raise AnalysisError("the cube has no metrics; was nothing left by a selection?")
     final = final_steps(data)["step"]
-    if "better" in data.coords:
-        lower = data["metric"].values[data["better"].values == "lower"].tolist()
-        if lower:
-            raise AnalysisError(
-                f"{shown(lower)} are better lower; select metrics that are better higher, or turn the scores round."
-            )
+    lower = data["metric"].values[better_of(data) == "lower"].tolist()
+    if lower:
+        raise AnalysisError(
+            f"{shown(lower)} are better lower; select metrics that are better higher, or turn the scores round."
+        )
     place = np.maximum(np.searchsorted(data["step"].values, final.values), 0)
     place = np.minimum(place, data.sizes["step"] - 1)
     values = np.take_along_axis(counted_cells(data)[0], place[:, None, None, :], axis=2)[:, :, 0]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polystab.analysis.arrays import Floats, divided, mean, median
+from polystab.analysis.options import numbers
 
 STATISTICS = ("iqm", "mean", "median", "optimality_gap")
 
@@ -41,7 +42,7 @@ def interquartile_mean(values: npt.ArrayLike) -> Floats:
     >>> float(interquartile_mean(range(10)))
     4.5
     """
-    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=-1)
+    ordered = np.sort(np.atleast_1d(numbers(values, "values")), axis=-1)
     n = (~np.isnan(ordered)).sum(axis=-1, keepdims=True)
     cut, place = n // 4, np.arange(ordered.shape[-1])
     kept = (place >= cut) & (place < n - cut)

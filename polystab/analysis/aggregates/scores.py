@@ -19,22 +19,19 @@ from polystab.analysis.aggregates.kernels import (
     profile,
     statistic,
 )
-from polystab.analysis.arrays import Floats, Ints, described, divided, mean, scaled
+from polystab.analysis.arrays import Floats, Ints, described, divided, mean, scaled, unscaled
 from polystab.analysis.bootstrap.intervals import INTERVALS, bca_interval, percentile_interval
-from polystab.errors import AnalysisError, did_you_mean, shown
+from polystab.analysis.options import Rng, check_choice, check_shares, check_whole, generator_of, numbers
+from polystab.analysis.variance import MIN_RUNS
+from polystab.errors import AnalysisError, shown
 
 RESAMPLES = ("runs", "tasks")
-
-# Nothing with fewer runs gets an interval (DESIGN, rules of honest statistics, 2).
-MIN_RUNS = 3
-
-Rng = int | np.random.Generator | None
 
 
 def aggregate_scores(
     scores: Scores,
     *,
-    statistics: Sequence[str] = STATISTICS,
+    statistics: str | Sequence[str] = STATISTICS,
     threshold: float = 1.0,
     resample: str = "runs",
     n_resamples: int = 2000,
@@ -49,7 +46,7 @@ def aggregate_scores(
         Scores on one scale, higher is better. A DataArray has the dimensions ``seed`` and
         ``task`` (or ``metric``) and any others, for each of which there is a result. Of a
         cube: its values at the final step of each model and metric.
-    statistics : sequence of str, optional
+    statistics : str or sequence of str, optional
         Of iqm, mean, median, optimality_gap.
     threshold : float, optional
         The score that counts as optimal, for the optimality gap.
@@ -117,9 +114,12 @@ def aggregate_scores(
     >>> [round(float(found["estimate"].sel(statistic=name)), 3) for name in ("mean", "iqm", "optimality_gap")]
     [0.85, 0.85, 0.2]
     """
+    if isinstance(statistics, str):
+        statistics = (statistics,)
     for name in statistics:
-        if name not in STATISTICS:
-            raise AnalysisError(f"statistic {name!r} is unknown. {did_you_mean(str(name), STATISTICS)}")
+        check_choice("statistic", name, STATISTICS)
+    if not np.isfinite(threshold := float(numbers(threshold, "threshold"))):
+        raise AnalysisError(f"threshold is {threshold}; give the score that counts as optimal.")
     if not statistics:
         raise AnalysisError(f"no statistic was asked for; choose of {shown(STATISTICS)}.")
     generator = _checked(resample, n_resamples, level, rng)
@@ -284,7 +284,7 @@ def performance_profile(
     [0.75, 0.5]
     """
     generator = _checked(resample, n_resamples, level, rng)
-    above = np.asarray(thresholds, dtype=np.float64)
+    above = numbers(thresholds, "thresholds")
     if above.ndim != 1 or not above.size or not np.isfinite(above).all():
         raise AnalysisError(f"thresholds are one row of finite numbers, got {thresholds!r}.")
     values, dims, shape, coords = score_cells(scores, "scores")
@@ -317,13 +317,10 @@ _DOCS = {
 
 
 def _checked(resample: str, n_resamples: int, level: float, rng: Rng) -> np.random.Generator:
-    if resample not in RESAMPLES:
-        raise AnalysisError(f"resample={resample!r} is unknown. {did_you_mean(str(resample), RESAMPLES)}")
-    if not isinstance(n_resamples, int | np.integer) or n_resamples < 2:
-        raise AnalysisError(f"n_resamples is {n_resamples!r}; it is a whole number from 2.")
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
-    return np.random.default_rng(rng)
+    check_choice("resample", resample, RESAMPLES)
+    check_whole("n_resamples", n_resamples, 2)
+    check_shares(level=level)
+    return generator_of(rng)
 
 
 def _attrs(resample: str, n_resamples: int, level: float) -> dict[str, Any]:
@@ -377,7 +374,7 @@ def _interval(
     )
     few = np.min(sizes, axis=0) < MIN_RUNS
     return {
-        name: np.where(few, np.nan, np.ldexp(np.stack(columns), exponent)).T.reshape((*estimate.shape, -1))
+        name: np.where(few, np.nan, unscaled(np.stack(columns), exponent)).T.reshape((*estimate.shape, -1))
         for name, columns in (("lower", low), ("upper", high), ("stderr", (sd, sd, error)))
     }
 

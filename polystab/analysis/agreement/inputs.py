@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Ints
-from polystab.analysis.audit import duplicate_runs, first_alike
+from polystab.analysis.audit.runs import duplicate_runs, first_alike
 from polystab.errors import AnalysisError, did_you_mean, shown
 
 # Signed integers as they come, of at most 32 bits: there may be very many.

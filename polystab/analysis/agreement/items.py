@@ -9,6 +9,7 @@ import xarray as xr
 from polystab.analysis.agreement.inputs import Codes, ItemTable, blocks, read_items
 from polystab.analysis.agreement.kernels import options
 from polystab.analysis.arrays import Floats, Ints, described, divided
+from polystab.analysis.options import flagged
 from polystab.analysis.variance import MIN_RUNS
 from polystab.errors import AnalysisError, shown
 
@@ -103,7 +104,7 @@ def item_stability(
     >>> [round(float(found[name]), 2) for name in ("depends_share", "depends_by_chance")]
     [0.12, 0.3]
     """
-    if not 0 <= hard < easy <= 1:
+    if not all(isinstance(share, int | float | np.number) for share in (easy, hard)) or not 0 <= hard < easy <= 1:
         raise AnalysisError(f"easy is {easy} and hard is {hard}; give shares with 0 <= hard < easy <= 1.")
     table = read_items(items)
     answered, correct = _answers(table)
@@ -270,5 +271,4 @@ def _labelled(
         attrs={"easy": float(easy), "hard": float(hard), "min_runs": MIN_RUNS},
     )
     result = described(result, {name: text for name, text in _DOCS.items() if name in result.data_vars}, _UNITS)
-    result["kind"].attrs |= {"flag_values": np.arange(len(KINDS), dtype=np.int8), "flag_meanings": " ".join(KINDS)}
-    return result
+    return flagged(result, {"kind": KINDS})

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.agreement.rank_kernels import RankCounts, crossed_ranks, nested_ranks, share_interval
-from polystab.analysis.arrays import Floats, described, divided, finite, labels, moments
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.arrays import Floats, better_of, described, divided, finite, labels, moments
+from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.options import check_choice, check_shares, flagged
 from polystab.analysis.variance import MIN_RUNS
 from polystab.cube.validate import as_cube
-from polystab.errors import AnalysisError, did_you_mean
 
 RANK_REASONS = ("estimated", "not_measured", "one_model", "too_few_runs", "no_common_seed", "no_direction", "all_tied")
 _CODE = {name: code for code, name in enumerate(RANK_REASONS)}
@@ -116,12 +116,10 @@ def rank_agreement(cube: xr.Dataset | xr.DataTree, *, design: str = "nested", le
     ('nano-215k', 0.4)
     """
     cube = as_cube(cube)
-    if design not in DESIGNS:
-        raise AnalysisError(f"no design {design!r}. {did_you_mean(str(design), DESIGNS)}")
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
+    check_choice("design", design, DESIGNS)
+    check_shares(level=level)
     shape = (cube.sizes["step"], cube.sizes["metric"])
-    better = np.tile(cube["better"].values.astype(str), shape[0])
+    better = np.tile(better_of(cube), shape[0])
     values = finite(counted_cells(cube)[0])
     values = values.reshape(*values.shape[:2], shape[0] * shape[1])
     values = np.where(better == "lower", -values, values)
@@ -145,16 +143,13 @@ def rank_agreement(cube: xr.Dataset | xr.DataTree, *, design: str = "nested", le
         attrs={"design": design, "level": float(level), "min_runs": MIN_RUNS},
     )
     result = described(result, {name: _DOCS[name] for name in columns})
-    flags = {"flag_values": np.arange(len(RANK_REASONS), dtype=np.int8), "flag_meanings": " ".join(RANK_REASONS)}
-    for name in ("tau_reason", "flips_reason"):
-        result[name].attrs |= flags
-    return result
+    return flagged(result, dict.fromkeys(("tau_reason", "flips_reason"), RANK_REASONS))
 
 
 def _counted(values: Floats, winner: Floats, ranks: Callable[[Floats, Floats], RankCounts]) -> RankCounts:
     """The statistics of all cells, some at a time."""
     width = max(_BLOCK // max((values.shape[0] * values.shape[1]) ** 2, 1), 1)
-    starts = range(0, values.shape[2], width)
+    starts = range(0, max(values.shape[2], 1), width)
     found = [ranks(values[..., start : start + width], winner[start : start + width]) for start in starts]
     parts = ([getattr(one, field.name) for one in found] for field in fields(RankCounts))
     return RankCounts(*(np.concatenate(part, axis=-1) for part in parts))
@@ -166,7 +161,7 @@ def _best_mean(average: Floats) -> Floats:
 
 
 def _columns(
-    counts: RankCounts, n_runs: Floats, better: Floats, level: float, design: str
+    counts: RankCounts, n_runs: Floats, better: npt.NDArray[np.str_], level: float, design: str
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The columns of the result, (cell,) and (model, cell)."""
     runs = np.where(n_runs > 0, n_runs, np.inf).min(axis=0)

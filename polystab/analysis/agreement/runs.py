@@ -13,6 +13,7 @@ from polystab.analysis.agreement.blocks import CODE, COMPARISONS, REASONS, STATI
 from polystab.analysis.agreement.inputs import Codes, ItemTable, blocks, read_items
 from polystab.analysis.agreement.kernels import some
 from polystab.analysis.arrays import Floats, Ints, described
+from polystab.analysis.options import check_shares, flagged
 from polystab.analysis.variance import MIN_RUNS
 from polystab.errors import AnalysisError, shown
 
@@ -175,8 +176,8 @@ def agreement(
     The runs choose alike because nearly all they choose is correct; where they err they agree
     far less.
     """
-    if level is not None and not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
+    if level is not None:
+        check_shares(level=level)
     table = read_items(items, answers)
     place = _reference(table, reference)
     found = [_of_answer(table, name, place, pairs, level) for name in table.codes]
@@ -189,7 +190,8 @@ def agreement(
         "min_runs": MIN_RUNS,
         "n_items_joined": table.n_joined,
     } | ({} if level is None else {"level": float(level)})
-    return _flagged(described(result, {name: text for name, text in _DOCS.items() if name in result}))
+    described(result, {name: text for name, text in _DOCS.items() if name in result})
+    return flagged(result, {"reason": REASONS, "run_reason": REASONS})
 
 
 def _reference(table: ItemTable, reference: int | None) -> int:
@@ -266,10 +268,3 @@ def _rows(codes: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
 def _unrows(array: Floats, n_model: int) -> Floats:
     """(..., model x step) as (..., model, step)."""
     return array.reshape(*array.shape[:-1], n_model, -1)
-
-
-def _flagged(result: xr.Dataset) -> xr.Dataset:
-    for name in ("reason", "run_reason"):
-        flags = {"flag_values": np.arange(len(REASONS), dtype=np.int8), "flag_meanings": " ".join(REASONS)}
-        result[name].attrs |= flags
-    return result

@@ -110,7 +110,10 @@ def _of_all(answers: npt.ArrayLike, counted: Callable[[npt.NDArray[np.integer], 
 
 
 def _answers(answers: npt.ArrayLike, ndim: int) -> npt.NDArray[np.integer]:
-    codes = np.asarray(answers)
+    try:
+        codes = np.asarray(answers)
+    except ValueError as error:
+        raise AnalysisError(f"answers are no table: {error}.") from error
     if codes.ndim != ndim or (codes.size and codes.dtype.kind not in "iub"):
         shape = "(item,)" if ndim == 1 else "(run, item)"
         raise AnalysisError(f"answers are whole numbers {shape}, negative for none; got {codes.dtype} {codes.shape}.")

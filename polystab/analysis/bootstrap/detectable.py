@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, described, divided
+from polystab.analysis.options import check_shares, numbers
 from polystab.errors import AnalysisError, shown
 
 PARTS = ("seed", "item", "seed:item")
@@ -171,7 +172,7 @@ def sizes_needed(
     parts_array, paired = _parts(parts)
     items = _sizes(n_items, 2, "n_items")
     _check_test(power, alpha)
-    size = abs(float(difference))
+    size = abs(float(numbers(difference, "difference")))
     if not 0 < size < np.inf:
         raise AnalysisError(f"difference is {difference}; give one that is finite and not zero.")
     rest = tuple(dim for dim in parts_array.dims if dim != "part")
@@ -225,19 +226,24 @@ def _parts(parts: Parts) -> tuple[xr.DataArray, bool]:
     missing = [name for name in PARTS if name not in parts.indexes["part"]]
     if missing:
         raise AnalysisError(f"variance parts lack {shown(missing)}; they need {shown(PARTS)}.")
-    return parts.sel(part=list(PARTS)).clip(min=0.0), paired
+    parts = parts.sel(part=list(PARTS))
+    known = numbers(parts.values, "variance parts")
+    if np.isinf(known).any():
+        raise AnalysisError("variance parts are infinite; give finite ones, or NaN for those that are not known.")
+    return parts.copy(data=np.maximum(known, 0.0)), paired
 
 
 def _sizes(given: int | Sequence[int], least: int, name: str) -> Floats:
-    sizes = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    sizes = np.atleast_1d(numbers(given, name))
     if sizes.ndim != 1 or not ((sizes >= least) & (sizes == np.floor(sizes)) & np.isfinite(sizes)).all():
         raise AnalysisError(f"{name} is {given!r}; give whole numbers from {least}.")
     return sizes
 
 
 def _check_test(power: float, alpha: float) -> None:
-    if not 0 < alpha < 1 or not alpha < power < 1:
-        raise AnalysisError(f"alpha={alpha} and power={power}: both lie between 0 and 1, and power above alpha.")
+    check_shares(alpha=alpha, power=power)
+    if power <= alpha:
+        raise AnalysisError(f"power={power} is not above alpha={alpha}, which no test falls below.")
 
 
 def _error(values: Floats, seeds: Floats, items: Floats, paired: bool) -> tuple[Floats, Floats]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, finite
+from polystab.analysis.options import numbers
 from polystab.errors import AnalysisError, shown
 
 Scores = npt.ArrayLike | xr.DataArray
@@ -75,10 +76,7 @@ def _labelled(scores: Scores, name: str, design: str, parts: str | None) -> xr.D
         )
     alone = design == "fixed" and name == "base"
     if not isinstance(scores, xr.DataArray):
-        try:
-            plain = np.asarray(scores, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise AnalysisError(f"{name} is not an array of numbers: {error}.") from error
+        plain = numbers(scores, name)
         if alone and plain.ndim == 1 + bool(parts):
             plain = plain[None]
         wanted = ["seed", "item"] + ([parts] if parts else [])

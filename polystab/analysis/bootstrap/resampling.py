@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import Floats, Ints, described
+from polystab.analysis.arrays import Floats, Ints, described, unscaled
 from polystab.analysis.bootstrap.inputs import (
     DESIGNS,
     RESAMPLES,
@@ -31,16 +31,15 @@ from polystab.analysis.bootstrap.kernels import (
     resampled,
     same_patterns,
 )
-from polystab.errors import AnalysisError, did_you_mean
+from polystab.analysis.options import check_choice, check_shares, check_whole, flagged, generator_of
+from polystab.analysis.variance import MIN_RUNS
+from polystab.errors import AnalysisError
 
 SIDES = ("base", "other", "difference")
 PARTS = ("seed", "item", "seed:item")
 
 # Why a cell has no interval, as a code and a word.
 REASONS = ("given", "no_common_items", "few_seeds", "few_items")
-
-# Nothing with fewer runs gets an interval (DESIGN, rules of honest statistics, 2).
-MIN_RUNS = 3
 
 # Working memory of the resamples that are scored together, in bytes, unless a chunk is given.
 _MEMORY = 2**25
@@ -205,7 +204,7 @@ def multibootstrap(
     (0.102, 400, True)
     """
     _check_options(design, resample, score, parts, n_resamples, level, chunk)
-    generator = np.random.default_rng(rng)
+    generator = generator_of(rng)
     data = matched(base, other, design, parts)
     known = known_answers(data.base), known_answers(data.other)
     runs = [np.asarray(side.any(axis=2)) for side in known]
@@ -263,18 +262,15 @@ def _check_options(
     level: float,
     chunk: int | None,
 ) -> None:
-    for name, value, known in (("design", design, DESIGNS), ("resample", resample, RESAMPLES)):
-        if value not in known:
-            raise AnalysisError(f"{name}={value!r} is unknown. {did_you_mean(str(value), known)}")
+    check_choice("design", design, DESIGNS)
+    check_choice("resample", resample, RESAMPLES)
     if score is not None and not callable(score):
         raise AnalysisError(f"score is {score!r}; pass a function of an array, or nothing for the mean over items.")
     if parts is not None and score is None:
         raise AnalysisError(f"parts={parts!r} needs a score: a function of the means of the parts.")
-    for name, number, least in (("n_resamples", n_resamples, 2), ("chunk", 1 if chunk is None else chunk, 1)):
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < least:
-            raise AnalysisError(f"{name} is {number!r}; it is a whole number from {least}.")
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
+    check_whole("n_resamples", n_resamples, 2)
+    check_whole("chunk", 1 if chunk is None else chunk, 1)
+    check_shares(level=level)
 
 
 def _empty(n_cell: int) -> dict[str, npt.NDArray[Any]]:
@@ -326,8 +322,7 @@ def _compared(base: Floats, other: Floats, plan: _Plan) -> dict[str, npt.NDArray
 
 def _larger(values: Floats, exponent: Ints) -> Floats:
     """Values (cell, ...) times a power of two; infinite beyond the largest float."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.ldexp(values, exponent.reshape(-1, *(1,) * (values.ndim - 1))))
+    return unscaled(values, exponent.reshape(-1, *(1,) * (values.ndim - 1)))
 
 
 def _reduced(side: Side, plan: _Plan) -> Side:
@@ -383,9 +378,4 @@ def _labelled(columns: dict[str, npt.NDArray[Any]], data: Matched, attrs: dict[s
         coords={**data.coords, "side": list(SIDES), "interval": list(INTERVALS), "part": list(PARTS)},
         attrs=attrs,
     )
-    result = described(result, _DOCS)
-    result["reason"].attrs |= {
-        "flag_values": np.arange(len(REASONS), dtype=np.int8),
-        "flag_meanings": " ".join(REASONS),
-    }
-    return result
+    return flagged(described(result, _DOCS), {"reason": REASONS})

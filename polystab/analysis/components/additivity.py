@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments
-from polystab.analysis.audit import counted_cells
-from polystab.analysis.components.comparison import check_shares, f_factors, model_place, two_sided_f
+from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.components.comparison import f_factors, model_place, two_sided_f
+from polystab.analysis.options import check_shares
 from polystab.analysis.variance import MIN_RUNS
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, shown

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import described
-from polystab.errors import AnalysisError
+from polystab.errors import AnalysisError, shown
 
 _BY_COMPONENT = ("variance", "estimate", "lower", "upper", "p", "df", "reason")
 _BY_METRIC = ("n_runs", "n_models", "method")
@@ -58,6 +58,15 @@ def final_components(components: xr.Dataset, fractions: xr.Dataset) -> xr.Datase
     >>> final_components(found, variance_fractions(found))["step"].values.tolist()
     [3000]
     """
+    for name, given, needed in (
+        ("components", components, (*_BY_COMPONENT, *_BY_METRIC, "component", "step", "metric")),
+        ("fractions", fractions, (*_SHARES, "component", "step", "metric")),
+    ):
+        missing = [part for part in needed if part not in given.data_vars and part not in given.dims]
+        if missing:
+            raise AnalysisError(
+                f"{name} has no {shown(missing)}; give results of variance_components and variance_fractions at all steps."
+            )
     for dim in ("component", "step", "metric"):
         if not np.array_equal(components[dim].values, fractions[dim].values):
             raise AnalysisError(
@@ -72,7 +81,5 @@ def final_components(components: xr.Dataset, fractions: xr.Dataset) -> xr.Datase
     result = components[[*_BY_COMPONENT, *_BY_METRIC]].assign(shares).isel(step=last, metric=each)
     steps = result["step"].where(known, -1)
     result = result.drop_vars("step").assign(step=steps)
-    for name in (*_BY_COMPONENT, *shares):
-        result[name] = result[name].where(known)
     parts = result["fraction"].where(result["part"]).notnull().sum("component")
     return described(result.assign(informative=parts >= 2), _DOCS)

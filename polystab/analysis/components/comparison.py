@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.options import check_shares, numbers
 from polystab.analysis.variance import MIN_RUNS
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, did_you_mean, shown
@@ -98,7 +99,7 @@ def variance_ratio(
         if len(names) != 2:
             raise AnalysisError(f"the cube has {len(names)} models ({shown(names)}): name two, models=(first, second).")
         models = (names[0], names[1])
-    if isinstance(models, str) or len(models) != 2 or models[0] == models[1]:
+    if isinstance(models, str) or not isinstance(models, Sequence) or len(models) != 2 or models[0] == models[1]:
         raise AnalysisError(f"models={models!r} are not two different models; give models=(first, second).")
     place = [model_place(cube, name) for name in models]
     values = finite(counted_cells(cube)[0][place])
@@ -186,9 +187,9 @@ def variance_by_size(
     """
     cube = as_cube(cube)
     check_shares(level=level)
+    _, sd, n = moments(finite(counted_cells(cube)[0]), axis=1)
     log_size = np.log(_sizes(cube, size))
     reference = float(log_size.mean())
-    _, sd, n = moments(finite(counted_cells(cube)[0]), axis=1)
     columns = log_trend(sd, n, log_size - reference, level=level)
     result = xr.Dataset(
         {name: (("step", "metric"), column) for name, column in columns.items()},
@@ -281,11 +282,15 @@ def _sizes(cube: xr.Dataset, size: str | Mapping[str, float]) -> Floats:
                 f"no size {size!r} along model. {did_you_mean(size, known)} Or give a mapping from model to size."
             )
         sizes = cube[size].values.astype(np.float64)
+    elif not isinstance(size, Mapping):
+        raise AnalysisError(
+            f"size={size!r} is none: name a coordinate along model, or give a mapping of model to size."
+        )
     else:
         absent = [name for name in names if name not in size]
         if absent:
             raise AnalysisError(f"no size is given for the models {shown(absent)}.")
-        sizes = np.array([size[name] for name in names], dtype=np.float64)
+        sizes = numbers([size[name] for name in names], "size")
     bad = [f"{name}: {value:g}" for name, value in zip(names, sizes, strict=True) if not 0 < value < np.inf]
     if bad:
         raise AnalysisError(
@@ -293,10 +298,3 @@ def _sizes(cube: xr.Dataset, size: str | Mapping[str, float]) -> Floats:
             "with cube.sel(model=...), or give size={model: number}."
         )
     return sizes
-
-
-def check_shares(**shares: float) -> None:
-    """Raise unless all of them lie between 0 and 1."""
-    for name, share in shares.items():
-        if not 0 < share < 1:
-            raise AnalysisError(f"{name} is {share}; it lies between 0 and 1, e.g. {0.8 if name == 'power' else 0.95}.")

@@ -11,6 +11,7 @@ import xarray as xr
 from polystab.analysis.arrays import Bools, Floats, Ints, described, divided, finite
 from polystab.analysis.components.designs import TOTAL, WITHIN
 from polystab.analysis.components.kernels import f_quantiles
+from polystab.analysis.options import check_shares
 from polystab.errors import AnalysisError
 
 # Points at which the pivots are evaluated, a power of two. The ends then differ from those of
@@ -104,8 +105,7 @@ def variance_fractions(components: xr.Dataset, *, level: float | None = None) ->
         raise AnalysisError(f"components has no {missing[0]!r}; give a result of variance_components.")
     known = all(name in components for name in (*_NEEDED, "below"))
     level = float(components.attrs.get("level", 0.95)) if level is None else level
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
+    check_shares(level=level)
     variance = components["variance"].transpose("component", ...)
     names, shape = components["component"].values.tolist(), variance.shape
     n_cell = math.prod(shape[1:])

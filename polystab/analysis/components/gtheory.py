@@ -9,7 +9,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import described, divided
-from polystab.errors import AnalysisError, did_you_mean, shown
+from polystab.analysis.options import check_choice
+from polystab.errors import AnalysisError, shown
 
 OBJECTS = ("model", "run")
 
@@ -86,8 +87,7 @@ def decision_study(
     >>> study["stderr_same_items"].round(4).values.tolist()
     [[0.0276, 0.0209], [0.0106, 0.0069]]
     """
-    if of not in OBJECTS:
-        raise AnalysisError(f"of={of!r} is nothing to tell apart. {did_you_mean(str(of), OBJECTS)}")
+    check_choice("object to tell apart (of)", of, OBJECTS)
     names = set(components["component"].values.tolist()) if "component" in components.coords else set()
     missing = sorted({"seed", "item", "residual"} - names)
     if missing or "variance" not in components:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import Bools, Floats, Ints, described, finite, scaled
-from polystab.analysis.audit import duplicate_runs
+from polystab.analysis.arrays import Bools, Floats, Ints, described, finite, scaled, unscaled
+from polystab.analysis.audit.runs import duplicate_runs
 from polystab.analysis.components.item_kernels import (
     OF_ITEMS,
     ItemStrata,
@@ -19,6 +19,7 @@ from polystab.analysis.components.item_kernels import (
     item_strata,
     normal_interval,
 )
+from polystab.analysis.options import check_choice, check_shares, flagged
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, did_you_mean, shown
 
@@ -112,7 +113,8 @@ def item_components(
 
     *Estimates* are those of the analysis of variance. Where answers are missing, runs are
     adjusted for the items that they answered, and all expectations are those of the
-    answers given, so that estimates stay unbiased. ``variance`` is ``estimate`` cut at zero.
+    answers given, so that estimates stay unbiased. ``variance`` is ``estimate`` cut at zero;
+    that of ``total`` adds up the parts so cut, and its interval is widened to hold it.
 
     *Intervals* of ``model`` and ``seed`` are modified large-sample ones (Ting et al.), for
     normal effects; those of runs are means over many items and nearly so. With
@@ -164,10 +166,8 @@ def item_components(
     >>> found["component"].values.tolist()
     ['model', 'seed', 'item', 'model:item', 'residual', 'total']
     """
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
-    if intervals not in INTERVALS:
-        raise AnalysisError(f"intervals={intervals!r} is none. {did_you_mean(str(intervals), INTERVALS)}")
+    check_shares(level=level)
+    check_choice("interval", intervals, INTERVALS)
     data, copies = _group(items, measure)
     scores = data[measure].transpose("model", "seed", "item", "step")
     tasks, place = np.unique(data["task"].values.astype(str), return_inverse=True)
@@ -201,12 +201,7 @@ def item_components(
         "level": float(level),
     }
     docs = _DOCS if by_model else _DOCS | {"n_models": "models with such a run"}
-    result = described(result, docs)
-    result["reason"].attrs |= {
-        "flag_values": np.arange(len(REASONS), dtype=np.int8),
-        "flag_meanings": " ".join(REASONS),
-    }
-    return result
+    return flagged(described(result, docs), {"reason": REASONS})
 
 
 def item_design(tree: xr.Dataset | xr.DataTree, *, level: float = 0.95) -> xr.Dataset:
@@ -327,17 +322,18 @@ def _decomposed(
     ends = [interval(strata, weight, level) for weight in weights]
     spread = np.where(there, np.nansum(estimate, axis=0), np.nan)
     nan = np.full(spread.shape, np.nan)
+    variance = np.vstack([np.maximum(estimate[rows], 0.0), _sum(np.maximum(estimate[rows], 0.0), there)])
     columns: dict[str, Floats] = {
         "estimate": np.vstack([estimate[rows], spread]),
-        "variance": np.vstack([np.maximum(estimate[rows], 0.0), _sum(np.maximum(estimate[rows], 0.0), there)]),
+        "variance": variance,
         "lower": np.maximum([end[0] for end in ends], 0.0),
-        "upper": np.maximum([end[1] for end in ends], 0.0),
+        # The sum of the parts is above the end of the total where parts below zero were cut.
+        "upper": np.maximum([end[1] for end in ends], variance),
         "mean_square": np.vstack([strata.mean_square[rows], nan]),
     }
-    with np.errstate(over="ignore"):  # the square of 1e200 is infinite
-        result: dict[str, npt.NDArray[np.generic]] = {
-            name: np.ldexp(column, 2 * exponent) for name, column in columns.items()
-        }
+    result: dict[str, npt.NDArray[np.generic]] = {
+        name: unscaled(column, 2 * exponent) for name, column in columns.items()
+    }
     result["p"] = np.vstack([component_tests(strata)[rows], nan])
     found = [
         np.where(np.isnan(end[2]), nominal[row], end[2]) if row in OF_ITEMS else nominal[row]

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, scaled
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, scaled, unscaled
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.components.window_noise import noise_table
+from polystab.analysis.options import check_shares, check_whole
 from polystab.cube.validate import as_cube
-from polystab.errors import AnalysisError
 
 # A spread about a line has two degrees of freedom from here on; nothing with fewer gets an interval.
 _LEAST = 4
@@ -99,12 +99,8 @@ def checkpoint_noise(cube: xr.Dataset | xr.DataTree, *, last: int = 10, level: f
     ((3, 10, 1), 0.5)
     """
     cube = as_cube(cube)
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
-    if isinstance(last, bool) or not isinstance(last, (int, np.integer)) or last < 2:
-        raise AnalysisError(f"last is {last!r}; give a number of checkpoints from 2, e.g. 10.")
-    if not cube.sizes["step"]:
-        raise AnalysisError("the cube has no steps, so there are no last ones.")
+    check_shares(level=level)
+    check_whole("last", last, 2)
     values = counted_cells(cube)[0]
     steps = np.asarray(cube["step"].values, dtype=np.int64)
     width = max(_BLOCK // max(values[..., 0].size if values.shape[-1] else 1, 1), 1)
@@ -167,7 +163,7 @@ def _last_checkpoints(values: Floats, steps: Ints, last: int, level: float) -> d
         "n": n_used,
         "first_step": first,
         "last_step": final,
-        **{name: np.ldexp(column, exponent[:, None]) for name, column in ({"mean": mean} | spread).items()},
+        **{name: unscaled(column, exponent[:, None]) for name, column in ({"mean": mean} | spread).items()},
         "df": np.where(n_used > 2, df, np.nan),
         "autocorrelation": alone,
         "autocorrelation_model": of_model,

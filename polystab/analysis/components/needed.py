@@ -10,8 +10,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments
-from polystab.analysis.audit import counted_cells
-from polystab.analysis.components.comparison import check_shares
+from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.options import check_shares, numbers
 from polystab.analysis.variance import MIN_RUNS, sd_factors
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, did_you_mean, shown
@@ -183,14 +183,9 @@ def noise_floor(
     low, high = sd_factors(n, level=level)
     compared = n if n_seeds is None else np.full(n.shape, n_seeds)
     factor = _floor_factor(compared, n, alpha)
-    columns = {
-        "floor": sd * factor,
-        "lower": sd * low * factor,
-        "upper": sd * high * factor,
-        "sd": sd,
-        "n_seeds": n,
-        "n_compared": compared,
-    }
+    with np.errstate(over="ignore"):  # beyond the largest float
+        ends = {"floor": sd * factor, "lower": sd * low * factor, "upper": sd * high * factor}
+    columns = {**ends, "sd": sd, "n_seeds": n, "n_compared": compared}
     result = xr.Dataset(
         {name: (("model", "step", "metric"), column) for name, column in columns.items()},
         coords=labels(cube, "model", "step", "metric"),
@@ -279,7 +274,7 @@ def _floor_factor(compared: Ints, n: Ints, alpha: float) -> Floats:
 def _differences(cube: xr.Dataset, given: float | Mapping[str, float] | xr.DataArray) -> xr.DataArray:
     """Differences over (model, step, metric), dimensions of length one where they are all the same."""
     if isinstance(given, xr.DataArray):
-        wanted = given.astype(np.float64)
+        wanted = given.copy(data=numbers(given.values, "difference"))
         other = sorted(str(name) for name in set(wanted.dims) - {"model", "step", "metric"})
         if other:
             raise AnalysisError(f"difference has the dimensions {shown(other)}; allowed are model, step and metric.")
@@ -298,7 +293,7 @@ def _differences(cube: xr.Dataset, given: float | Mapping[str, float] | xr.DataA
         if absent or not given:
             hint = did_you_mean(str(absent[0]), names) if absent else "Name at least one."
             raise AnalysisError(f"difference is given for {shown(absent) or 'no metric'}, not in the cube. {hint}")
-        wanted = xr.DataArray(np.array(list(given.values()), dtype=np.float64), dims="metric")
+        wanted = xr.DataArray(numbers(list(given.values()), "difference"), dims="metric")
     elif isinstance(given, (int, float, np.integer, np.floating)):
         wanted = xr.DataArray(np.asarray(given, dtype=np.float64))
     else:

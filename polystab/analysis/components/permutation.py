@@ -6,10 +6,11 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, finite, labels, scaled
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.components.designs import Design, choose_design
 from polystab.analysis.components.kernels import adjusted_basis, from_first, patterns, rounding
 from polystab.analysis.multiplicity import adjusted_p
+from polystab.analysis.options import check_whole, generator_of
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
 
@@ -94,15 +95,14 @@ def permutation_test(
     True
     """
     cube = as_cube(cube)
-    if n_permutations < 1:
-        raise AnalysisError(f"n_permutations is {n_permutations}; give at least 1, e.g. 999.")
+    check_whole("n_permutations", n_permutations, 1)
     plan = choose_design(cube, design)
     if "interaction" in plan.components:
         raise AnalysisError(
             "the factorial design has combinations with several runs, for which no permutation is exact; use the F "
             "tests of variance_components."
         )
-    keys = np.random.default_rng(rng).random((n_permutations, len(plan.rows)))
+    keys = generator_of(rng).random((n_permutations, len(plan.rows)))
     shape = (cube.sizes["step"], cube.sizes["metric"])
     values = counted_cells(cube)[0].reshape(cube.sizes["model"] * cube.sizes["seed"], shape[0] * shape[1])[plan.rows]
     values = from_first(scaled(finite(values), axis=0)[0])

@@ -6,11 +6,11 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments, scaled
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.multiplicity import adjusted_p
+from polystab.analysis.options import check_shares
 from polystab.analysis.variance import MIN_RUNS, sd_factors
 from polystab.cube.validate import as_cube
-from polystab.errors import AnalysisError
 
 _DOCS = {
     "variance": "variance over the seeds of the model, ddof 1",
@@ -81,8 +81,7 @@ def seed_variances(cube: xr.Dataset | xr.DataTree, *, level: float = 0.95) -> xr
     (('model',), 3)
     """
     cube = as_cube(cube)
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
+    check_shares(level=level)
     values = finite(counted_cells(cube)[0])
     _, sd, n = moments(values, axis=1)
     low, high = sd_factors(n, level=level)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import Floats, Ints, cells, described, finite, labels, scaled
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.arrays import Floats, Ints, cells, described, finite, labels, scaled, unscaled
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.components.bootstrap import Resample, bootstrap_intervals, resamples
 from polystab.analysis.components.designs import ITEMS, TOTAL, WITHIN, Design, choose_design
 from polystab.analysis.components.fixed import Fixed, coded_rows, with_fixed
@@ -21,8 +21,9 @@ from polystab.analysis.components.kernels import intervals as exact_intervals
 from polystab.analysis.components.mixed import profile_intervals, reml_variances
 from polystab.analysis.components.rows import Row, mean_square_error, split_items, total_row
 from polystab.analysis.multiplicity import adjusted_p
+from polystab.analysis.options import check_choice, check_shares, check_whole, flagged, generator_of
 from polystab.cube.validate import as_cube
-from polystab.errors import AnalysisError, did_you_mean
+from polystab.errors import AnalysisError
 
 # Why a component is not estimated, as a code and a word.
 REASONS = ("estimated", "not_measured", "one_model", "one_seed", "no_stderr", "not_identifiable")
@@ -202,12 +203,11 @@ def variance_components(
             )
         return item_design(cube, level=level)
     cube = as_cube(cube)
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
-    plan = with_fixed(choose_design(cube, design), cube, fixed)
-    ask = _asked(plan, intervals, level, n_resamples, rng)
+    check_shares(level=level)
     shape = (cube.sizes["step"], cube.sizes["metric"])
     values = counted_cells(cube)[0].reshape(cube.sizes["model"] * cube.sizes["seed"], shape[0] * shape[1])
+    plan = with_fixed(choose_design(cube, design), cube, fixed)
+    ask = _asked(plan, intervals, level, n_resamples, rng)
     stderr = None
     if plan.name == "nested" and "stderr" in cube.data_vars:
         stderr = cells(cube, "stderr").reshape(values.shape)
@@ -246,20 +246,20 @@ def variance_components(
     )
     adjusted, n_tests = adjusted_p(result["p"].values, axis=(1, 2))
     result = result.assign(p_adjusted=(result["p"].dims, adjusted), n_tests=("component", n_tests))
-    return _flagged(described(result, _DOCS))
+    return flagged(described(result, _DOCS), {"reason": REASONS, "method": METHODS})
 
 
 def _asked(
     plan: Design, kind: str, level: float, n_resamples: int, rng: int | np.random.Generator | None
 ) -> _Intervals:
-    if kind not in INTERVALS:
-        raise AnalysisError(f"no intervals are called {kind!r}. {did_you_mean(str(kind), INTERVALS)}")
+    check_choice("interval", kind, INTERVALS)
     if kind != "bootstrap":
         return _Intervals(kind, level, [])
+    check_whole("n_resamples", n_resamples, 1)
     least = math.ceil(2 / (1 - level))
     if n_resamples < least:
         raise AnalysisError(f"n_resamples is {n_resamples}; the ends of a {level:g} interval need at least {least}.")
-    return _Intervals(kind, level, resamples(plan, n_resamples, np.random.default_rng(rng)))
+    return _Intervals(kind, level, resamples(plan, n_resamples, generator_of(rng)))
 
 
 @dataclass(frozen=True)
@@ -316,11 +316,10 @@ def _block(
         rows[-1:] = split_items(rows[-1], items)
     rows.append(total_row(rows[: len(plan.components) - 1] + rows[-1:], lower[-1], upper[-1]))
     n_models = np.stack([known[plan.model == m].any(axis=0) for m in np.unique(plan.model)]).sum(axis=0)
-    with np.errstate(over="ignore"):  # the square of 1e200 is infinite
-        columns: dict[str, npt.NDArray[np.generic]] = {
-            name: np.ldexp(np.stack([getattr(row, name) for row in rows]), 2 * exponent)
-            for name in ("variance", "estimate", "lower", "upper", "mean_square")
-        }
+    columns: dict[str, npt.NDArray[np.generic]] = {
+        name: unscaled(np.stack([getattr(row, name) for row in rows]), 2 * exponent)
+        for name in ("variance", "estimate", "lower", "upper", "mean_square")
+    }
     columns["size"] = np.stack([row.size for row in rows])
     columns |= {"p": np.stack([row.p for row in rows]), "df": np.stack([row.df for row in rows])}
     columns["reason"] = _reasons(plan, np.stack([row.estimate for row in rows]), known.sum(axis=0), n_models)
@@ -345,10 +344,4 @@ def _reasons(plan: Design, estimate: Floats, n_runs: Ints, n_models: Ints) -> np
         if len(estimate) > len(plan.components) + 1 and k == len(plan.components):
             why = np.full(why.shape, 4)
         result[k] = np.where(np.isnan(estimate[k]), np.where(n_runs == 0, 1, why), 0)
-    return result
-
-
-def _flagged(result: xr.Dataset) -> xr.Dataset:
-    for name, words in (("reason", REASONS), ("method", METHODS)):
-        result[name].attrs |= {"flag_values": np.arange(len(words), dtype=np.int8), "flag_meanings": " ".join(words)}
     return result

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from polystab.analysis.arrays import Floats, Ints, divided, finite, scaled
+from polystab.analysis.arrays import Floats, Ints, divided, finite, scaled, unscaled
 from polystab.analysis.components.kernels import patterns
 from polystab.analysis.components.window_kernels import Parts, components, truncated
 from polystab.analysis.components.window_squares import DESIGNS, squares
@@ -66,8 +66,7 @@ def columns_of(values: Floats, stderr: Floats | None, positions: Floats | None, 
     method[np.isnan(parts.estimate).all(axis=0)] = 0
     variance = truncated(parts.estimate, design)
     squared = {"variance": variance, "estimate": parts.estimate, "lower": parts.lower, "upper": parts.upper}
-    with np.errstate(over="ignore"):  # the square of 1e200 is infinite
-        columns: Columns = {name: np.ldexp(column, 2 * exponent) for name, column in squared.items()}
+    columns: Columns = {name: unscaled(column, 2 * exponent) for name, column in squared.items()}
     columns |= {
         "p": parts.p,
         "df": parts.df,
@@ -108,8 +107,7 @@ def _mean_square(stderr: Floats) -> Floats:
     flat, exponent = scaled(finite(stderr).reshape(math.prod(stderr.shape[:3]), stderr.shape[3]), axis=0)
     known = ~np.isnan(flat)
     mean = divided(np.sum(flat**2, axis=0, where=known), known.sum(axis=0))
-    with np.errstate(over="ignore"):
-        return np.ldexp(mean, 2 * exponent)
+    return unscaled(mean, 2 * exponent)
 
 
 def _insert_items(columns: Columns, items: Floats, n_runs: Ints) -> None:

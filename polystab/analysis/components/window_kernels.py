@@ -84,8 +84,9 @@ def components(found: Squares, design: str, n_steps: int, level: float) -> Parts
     for lasting, passing in SIBLINGS[design]:
         if noise.table is not None and not hidden[[lasting, passing]].any():
             both = weights[lasting] + weights[passing]
-            most = linear_interval(both, found.mean_square, (df, df), found.df, level)[1]
-            upper[passing] = np.fmin(upper[passing], most)
+            least, most = linear_interval(both, found.mean_square, (df, df), found.df, level)
+            # Noise is no more than the two together, at neither end.
+            lower[passing], upper[passing] = np.fmin(lower[passing], least), np.fmin(upper[passing], most)
     total = np.full(shape[1], np.nan)
     if not hidden[strata.index("mst" if n_steps > 1 else "ms")]:
         total = np.where(hidden[:, None], 0.0, estimate).sum(axis=0)
@@ -129,7 +130,7 @@ def _solved(mix: Floats, df: Ints) -> Floats:
     weights = np.moveaxis(np.linalg.inv(mix[:, there][:, :, there]), 0, -1)
     # Weights that cancel do so exactly: what rounding leaves of them is no mean square that enters.
     result[np.ix_(there, there)] = np.where(
-        np.abs(weights) > _CANCELS * np.abs(weights).max(axis=1, keepdims=True), weights, 0.0
+        np.abs(weights) > _CANCELS * np.abs(weights).max(axis=1, keepdims=True, initial=0.0), weights, 0.0
     )
     return result
 

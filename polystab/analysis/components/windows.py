@@ -10,11 +10,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, cells, described, labels
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.components.window_columns import METHODS, REASONS, columns_of
 from polystab.analysis.components.window_squares import DESIGNS
+from polystab.analysis.options import check_choice, check_shares, flagged
 from polystab.cube.validate import as_cube
-from polystab.errors import AnalysisError, did_you_mean, shown
+from polystab.errors import AnalysisError, shown
 
 ITEMS, TOTAL = "items", "total"
 NOISE = ("correlated", "white")
@@ -208,10 +209,13 @@ def variance_over_windows(
     [0.82, 0.97, 1.18]
     """
     cube = as_cube(cube)
-    _check_choices(level, design=(design, tuple(DESIGNS)), noise=(noise, NOISE), spacing=(spacing, SPACING))
+    check_shares(level=level)
+    check_choice("design", design, DESIGNS)
+    check_choice("noise", noise, NOISE)
+    check_choice("spacing", spacing, SPACING)
+    values = counted_cells(cube)[0]
     steps = np.asarray(cube["step"].values, dtype=np.int64)
     spans = _spans(steps, windows)
-    values = counted_cells(cube)[0]
     stderr = cells(cube, "stderr") if "stderr" in cube.data_vars else None
     found = [
         _window(
@@ -245,24 +249,11 @@ def variance_over_windows(
         },
         attrs={"design": design, "noise": noise, "spacing": spacing, "level": float(level)},
     )
-    result = described(result, _DOCS)
-    for name, words in (("reason", REASONS), ("method", METHODS)):
-        result[name].attrs |= {"flag_values": np.arange(len(words), dtype=np.int8), "flag_meanings": " ".join(words)}
-    return result
-
-
-def _check_choices(level: float, **choices: tuple[str, tuple[str, ...]]) -> None:
-    if not 0 < level < 1:
-        raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
-    for what, (given, known) in choices.items():
-        if given not in known:
-            raise AnalysisError(f"no {what} is called {given!r}. {did_you_mean(str(given), known)}")
+    return flagged(described(result, _DOCS), {"reason": REASONS, "method": METHODS})
 
 
 def _spans(steps: Ints, windows: int | Sequence[tuple[int, int]] | None) -> list[slice]:
     """The checkpoints of every window."""
-    if not len(steps):
-        raise AnalysisError("the cube has no steps, so there is no window.")
     if windows is None:
         windows = _DEFAULT_WINDOWS if len(steps) >= _DEFAULT_WINDOWS * _LEAST_STEPS else 1
     if isinstance(windows, (bool, str)) or not isinstance(windows, (int, np.integer, Sequence, np.ndarray)):

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, cells, divided, moments
-from polystab.analysis.audit import duplicate_runs
+from polystab.analysis.audit.runs import duplicate_runs
 from polystab.errors import AnalysisError, did_you_mean, shown
 
 Normalise = Literal["reference", "causal", "run"]

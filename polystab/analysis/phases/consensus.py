@@ -248,7 +248,7 @@ def _alike(a: list[int], b: list[int], n: int, margin: int) -> list[float]:
 
 def _result(data: xr.Dataset | xr.DataTree, rng: np.random.Generator) -> xr.Dataset:
     """The change points of a cube or of a result, with a dimension ``metric``."""
-    if isinstance(data, xr.DataTree) or "n_changes" not in data.data_vars:
+    if not isinstance(data, xr.Dataset) or "n_changes" not in data.data_vars:
         data = change_points(data, rng=rng)
     if "metric" in data["n_changes"].dims:
         return data.transpose("model", "seed", "metric", "change", "checkpoint", missing_dims="ignore")

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, described, divided, finite, labels, mean, median
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.change_points import Segmentation, segment_many
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.phases.joint import segment_jointly

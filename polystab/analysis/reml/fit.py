@@ -18,7 +18,7 @@ from polystab.analysis.reml.dense import (
     fixed_effects,
     rotate,
 )
-from polystab.analysis.reml.inputs import RESIDUAL, Inputs
+from polystab.analysis.reml.inputs import RESIDUAL, ROUNDING, Inputs
 from polystab.analysis.reml.optimum import LARGEST_RATIO, Engine, Optimum, criterion, minimise
 from polystab.analysis.reml.sparse import SparseDesign, SparseEngine, one_thread
 from polystab.errors import shown
@@ -31,9 +31,6 @@ _CHUNK_CELLS = 4_000_000
 
 # Share of the squared length of {I, C_k} that is independent of the others, below which they are confounded.
 _CONFOUNDED = 1e-9
-
-# Sums of squares below (this x largest value)^2 per row are rounding error of y itself.
-_ROUNDING = 4e-16
 
 # Newton decrements: the last step starts 1e-9 (sparse: 1e-6) of a standard error from the optimum.
 _EXACT_TOLERANCE = 1e-18
@@ -135,7 +132,7 @@ def dense_problem(inputs: Inputs, members: Ints, pattern: Ints) -> DenseProblem:
     values = np.where(present, small, 0.0)
     designs = design(inputs.codes, inputs.levels, inputs.matrix, present[first])
     rotated = rotate(designs, values, pattern)
-    noise = (_ROUNDING * np.abs(values).max(axis=1)) ** 2 * present.sum(axis=1)
+    noise = (ROUNDING * np.abs(values).max(axis=1)) ** 2 * present.sum(axis=1)
     texts = np.array([_design_problem(inputs, designs, i) for i in range(len(first))], dtype=object)
     problem = texts[pattern]
     inner = (designs.span != 0).any(axis=1).sum(axis=1)[pattern]
@@ -222,7 +219,8 @@ def _constant(result: Estimates, made: DenseProblem) -> None:
 
 def _unscaled(optimum: Optimum, df: Floats, scale: Floats) -> tuple[Floats, Floats]:
     residual = optimum.pieces.rest / df
-    variance = np.concatenate([optimum.ratio, np.ones((len(df), 1))], axis=1) * (residual * scale**2)[:, None]
+    with np.errstate(over="ignore"):  # the square of 1e200 is infinite
+        variance = np.concatenate([optimum.ratio, np.ones((len(df), 1))], axis=1) * (residual * scale**2)[:, None]
     return variance, criterion(optimum.pieces, df) + df * (1 + np.log(2 * np.pi) + 2 * np.log(scale))
 
 
@@ -278,7 +276,7 @@ def sparse_engine(made: SparseDesign, y: Floats) -> tuple[SparseEngine, float, b
     """Engine of a response in units of its spread, the spread, and whether there is none."""
     engine = SparseEngine(made, y)
     total = float(engine.y @ engine.y)
-    constant = total <= (_ROUNDING * float(np.abs(y).max())) ** 2 * len(y)
+    constant = total <= (ROUNDING * float(np.abs(y).max())) ** 2 * len(y)
     if constant:
         return engine, 0.0, True
     scale = float(np.sqrt(total / engine.df[0]))

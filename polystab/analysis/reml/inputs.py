@@ -19,6 +19,9 @@ INTERCEPT = "intercept"
 # A column whose part outside the columns before it is smaller than this share of it adds nothing.
 ALIASED = 1e-9
 
+# Differences below this share of the largest value are rounding error of y itself.
+ROUNDING = 4e-16
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -40,6 +43,9 @@ class Inputs:
         Fixed effects, shape (rows, columns), of full column rank.
     n_dropped : int
         Rows without a label or a fixed effect.
+    offset : numpy.ndarray
+        What was taken off the responses, shape (responses,), so that a large common part
+        costs no digits; it belongs to the intercept.
     """
 
     y: Floats
@@ -50,6 +56,7 @@ class Inputs:
     matrix: Floats
     columns: tuple[str, ...]
     n_dropped: int
+    offset: Floats
 
 
 def read_inputs(y: Any, factors: Any, fixed: Any) -> Inputs:
@@ -65,8 +72,17 @@ def read_inputs(y: Any, factors: Any, fixed: Any) -> Inputs:
         raise AnalysisError("no row has a value, a label of every factor and all fixed effects; nothing can be fitted.")
     coded = [pd.factorize(column)[0].astype(np.int64) for column in codes[kept].T]
     matrix, names = fixed_matrix(columns, kept)
+    values, offset = values[kept], np.zeros(values.shape[1])
+    if INTERCEPT in names:
+        first = np.argmax(~np.isnan(values), axis=0)[None]
+        offset = np.nan_to_num(np.take_along_axis(values, first, axis=0)[0])
+        with np.errstate(over="ignore"):
+            moved = values - offset
+        moved[np.abs(moved) <= ROUNDING * np.max(np.abs(values), axis=0, initial=0.0, where=~np.isnan(values))] = 0.0
+        fits = ~np.isinf(moved).any(axis=0)  # not where values are +-1e308
+        values, offset = np.where(fits, moved, values), np.where(fits, offset, 0.0)
     return Inputs(
-        y=np.ascontiguousarray(values[kept]),
+        y=np.ascontiguousarray(values),
         shape=shape,
         codes=np.stack(coded, axis=1),
         factors=tuple(labels),
@@ -74,6 +90,7 @@ def read_inputs(y: Any, factors: Any, fixed: Any) -> Inputs:
         matrix=matrix,
         columns=names,
         n_dropped=int((~given).sum()),
+        offset=offset,
     )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from polystab.analysis.arrays import Bools, Floats, Ints
-from polystab.analysis.reml.inputs import RESIDUAL, Inputs, read_inputs
+from polystab.analysis.options import check_shares, check_whole, generator_of
+from polystab.analysis.reml.inputs import INTERCEPT, RESIDUAL, Inputs, read_inputs
 from polystab.errors import AnalysisError, did_you_mean
 
 # A factor with fewer levels gets no interval (DESIGN, rules of honest statistics, 2).
@@ -99,8 +100,7 @@ class RemlFit:
 
         if name not in self.variance:
             raise AnalysisError(f"{name!r} is no component of this fit. {did_you_mean(name, self.variance)}")
-        if not 0 < level < 1:
-            raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
+        check_shares(level=level)
         variance = np.stack([np.ravel(value) for value in self.variance.values()], axis=1)
         ends = np.full((2, len(variance)), np.nan)
         place = list(self.variance).index(name)
@@ -176,11 +176,10 @@ class RemlFit:
 
         if name not in self.levels:
             raise AnalysisError(f"{name!r} is no factor of this fit. {did_you_mean(name, self.levels)}")
-        if n_simulations < 1:
-            raise AnalysisError(f"n_simulations is {n_simulations}; give at least 1, e.g. 10000.")
+        check_whole("n_simulations", n_simulations, 1)
         place = list(self.levels).index(name)
         criterion = np.ravel(self.criterion)
-        found = zero_test(self._inputs, place, criterion, n_simulations, np.random.default_rng(rng))
+        found = zero_test(self._inputs, place, criterion, n_simulations, generator_of(rng))
         if not self._inputs.shape:
             return float(found[0][0]), float(found[1][0])
         return found[0].reshape(self._inputs.shape), found[1].reshape(self._inputs.shape)
@@ -277,6 +276,8 @@ def fit_reml(y: npt.ArrayLike, factors: Any, fixed: Any = None) -> RemlFit:
         return column.reshape(inputs.shape) if inputs.shape else column[0].item()
 
     total = len(np.asarray(y))
+    if INTERCEPT in inputs.columns:
+        found.effects[:, inputs.columns.index(INTERCEPT)] += inputs.offset
     names = (*inputs.factors, RESIDUAL)
     return RemlFit(
         variance={name: shaped(found.variance[:, i]) for i, name in enumerate(names)},

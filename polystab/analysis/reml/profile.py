@@ -43,7 +43,9 @@ def _interval(inputs: Inputs, response: int, place: int, estimates: Floats, leve
     lower = 0.0
     if middle > 0 and (place == len(estimates) - 1 or excess(0.0) > 0):
         lower = _crossing(excess, middle, 0.5)
-    return lower * spread**2, upper * spread**2
+    with np.errstate(over="ignore"):
+        square = np.square(spread)
+    return float(lower * square), float(upper * square)
 
 
 def _engine(inputs: Inputs, response: int) -> tuple[Engine, float]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import described, finite, labels, mean
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.options import numbers
 from polystab.analysis.signal.kernels import pair_agreement
 from polystab.analysis.trajectories import final_steps
 from polystab.cube.validate import as_cube
@@ -97,7 +98,7 @@ def _joined_models(scores: Any, target: Any) -> tuple[xr.DataArray, xr.DataArray
     for name, given in (("scores", scores), ("target", target)):
         side = given
         if not isinstance(side, xr.DataArray):
-            plain = np.asarray(side, dtype=np.float64)
+            plain = numbers(side, name)
             if plain.ndim != 1:
                 raise AnalysisError(f"{name} has {plain.ndim} dimensions; a plain array is one score per model.")
             side = xr.DataArray(plain, dims="model")

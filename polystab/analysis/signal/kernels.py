@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polystab.analysis.arrays import Floats, Ints, divided
+from polystab.analysis.arrays import Bools, Floats, Ints, divided, scaled
 
 
 def spread_of(values: Floats, *, axis: int) -> Floats:
@@ -40,13 +40,17 @@ def pair_agreement(scores: Floats, target: Floats) -> tuple[Floats, Floats, Ints
     half, strict, pairs = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
     for i in range(scores.shape[-1]):
         for j in range(i + 1, scores.shape[-1]):
-            s = np.sign(scores[..., i] - scores[..., j])
-            t = np.sign(target[..., i] - target[..., j])
-            known = ~np.isnan(s + t)
-            half += np.where(known, (1 + np.nan_to_num(s * t)) / 2, 0.0)
+            (s, s_known), (t, t_known) = (_order(side[..., i], side[..., j]) for side in (scores, target))
+            known = s_known & t_known
+            half += np.where(known, (1 + s * t) / 2, 0.0)
             strict += known & ((s > 0) == (t > 0))
             pairs += known
     return divided(half, pairs), divided(strict, pairs), pairs
+
+
+def _order(a: Floats, b: Floats) -> tuple[Ints, Bools]:
+    """1 where a is above b, -1 where below, else 0, and where both are known."""
+    return (a > b).astype(np.int64) - (a < b), ~np.isnan(a) & ~np.isnan(b)
 
 
 def rank_trends(series: Floats) -> dict[str, Floats]:
@@ -106,6 +110,10 @@ def leave_one_out_variances(sd: Floats, values: Floats) -> tuple[Floats, Floats]
     """
     known = ~np.isnan(values)
     n = known.sum(axis=1, keepdims=True) - known
+    # In one unit for both, so that neither squares overflow nor their ratio changes.
+    n_run = sd.shape[1]
+    both = scaled(np.concatenate([sd, values], axis=1), axis=1)[0]
+    sd, values = both[:, :n_run], both[:, n_run:]
     squares = np.where(known, sd, 0.0) ** 2
     own = divided(squares.sum(axis=1, keepdims=True) - squares, n)
     centre = divided(np.where(known, values, 0.0).sum(axis=1, keepdims=True), known.sum(axis=1, keepdims=True))

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import Floats, described, divided, finite, labels, mean, moments, rms, scaled
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.arrays import (
+    Floats,
+    better_of,
+    described,
+    divided,
+    finite,
+    labels,
+    mean,
+    moments,
+    rms,
+    scaled,
+    unscaled,
+)
+from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.components.last_checkpoints import checkpoint_noise
+from polystab.analysis.options import numbers
 from polystab.analysis.signal.kernels import (
     drifts,
     expected_range,
@@ -19,11 +33,9 @@ from polystab.analysis.signal.kernels import (
     spread_of,
 )
 from polystab.analysis.trajectories import final_steps
+from polystab.analysis.variance import MIN_RUNS
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
-
-# Nothing with fewer runs gets an interval (DESIGN, rules of honest statistics, 2).
-MIN_RUNS = 3
 
 # Values whose pairs of steps are compared at a time.
 _BLOCK = 2**16
@@ -56,7 +68,7 @@ def relative_signal(signal: npt.ArrayLike, noise: npt.ArrayLike) -> float:
     >>> round(relative_signal([0.3, 0.35, 0.5], [0.48, 0.5, 0.52, 0.5]), 3)
     18.446
     """
-    models, checkpoints = (finite(np.asarray(x, dtype=np.float64).ravel()) for x in (signal, noise))
+    models, checkpoints = (finite(numbers(x, name).ravel()) for x, name in ((signal, "signal"), (noise, "noise")))
     top = divided(spread_of(models, axis=0), mean(models, axis=0))
     _, sd, n = moments(checkpoints, axis=0)
     bottom = divided(sd * np.sqrt((n - 1) / np.maximum(n, 1)), mean(checkpoints, axis=0))
@@ -134,7 +146,7 @@ def signal_to_noise(cube: xr.Dataset | xr.DataTree, *, last: int = 5) -> xr.Data
     score = mean(level, axis=1)  # model, metric
     _, seed_sd, n_runs = moments(level, axis=1)
     apart = spread_of(score, axis=0)
-    within = rms(sd.reshape(-1, sd.shape[2]), axis=0)
+    within = rms(sd.reshape(math.prod(sd.shape[:2]), sd.shape[2]), axis=0)
     seed = rms(seed_sd, axis=0)
     pooled = _pooled_sd(level, sd, n)
     n_models = (n_runs > 0).sum(axis=0)
@@ -221,7 +233,6 @@ def monotonicity(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     """
     cube = as_cube(cube)
     values = finite(counted_cells(cube)[0])
-    lower = np.asarray(cube["better"].values == "lower") if "better" in cube.coords else np.zeros(values.shape[3], bool)
     shape = (values.shape[0], values.shape[1], values.shape[3])
     series = np.moveaxis(values, 2, -1).reshape(-1, values.shape[2])
     names = ("kendall", "spearman", "sign", "total_variation", "excess_variation", "relative_variation", "n")
@@ -231,10 +242,10 @@ def monotonicity(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
         block, exponent = scaled(series[start : start + rows], axis=1)
         found = rank_trends(block) | drifts(block)
         for name in ("total_variation", "excess_variation"):
-            found[name] = np.ldexp(found[name], exponent)
+            found[name] = unscaled(found[name], exponent)
         for name in names:
             columns[name][start : start + rows] = found[name]
-    turned = np.where(lower, -1.0, 1.0)
+    turned = np.where(better_of(cube) == "lower", -1.0, 1.0)
     result = xr.Dataset(
         {
             name: (
@@ -356,15 +367,17 @@ def _ratio(top: Floats, bottom: Floats) -> Floats:
 
 def _pooled_sd(level: Floats, sd: Floats, n: npt.NDArray[np.int64]) -> Floats:
     """SD (ddof 0) of all checkpoints of all runs, from mean, SD (ddof 1) and number of each run's."""
-    flat = [column.reshape(-1, column.shape[2]) for column in (level, sd, n.astype(np.float64))]
+    flat = [
+        column.reshape(math.prod(column.shape[:2]), column.shape[2]) for column in (level, sd, n.astype(np.float64))
+    ]
     small, exponent = scaled(flat[0], axis=0)
-    spread = np.ldexp(np.nan_to_num(flat[1]), -exponent)
+    spread = unscaled(np.nan_to_num(flat[1]), -exponent)
     count = np.where(np.isnan(small), 0.0, flat[2])
     total = count.sum(axis=0)
     centre = divided((count * np.nan_to_num(small)).sum(axis=0), total)
     apart = np.where(count > 0, small - centre, 0.0)
     squares = (count * apart**2 + np.maximum(count - 1, 0) * spread**2).sum(axis=0)
-    return np.ldexp(np.sqrt(divided(squares, total)), exponent)
+    return unscaled(np.sqrt(divided(squares, total)), exponent)
 
 
 def _jackknife_interval(sd: Floats, at_end: Floats, n: npt.NDArray[np.int64], level: float) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,9 @@ from polystab.analysis.arrays import (
     median,
     scaled,
 )
-from polystab.analysis.audit import counted_cells
+from polystab.analysis.audit.runs import counted_cells
 from polystab.cube.validate import as_cube
-from polystab.errors import AnalysisError, UnknownNameError, did_you_mean
+from polystab.errors import AnalysisError, UnknownNameError, did_you_mean, shown
 
 # 0.6745 x deviation / MAD, and 3.5: Iglewicz and Hoaglin (1993). 0.6745 and sqrt(pi / 2) = 1.253314 make
 # the MAD and the mean absolute deviation estimates of a normal standard deviation.
@@ -37,14 +38,19 @@ MIN_RUNS = 3
 # Deviations of a few units in the last place are rounding, not a difference between runs.
 ROUNDING = 8 * np.finfo(np.float64).eps
 
-METHODS = ("robust_z",)
+METHODS = ("robust_z", "leave_one_out", "reference")
 
 # Normal draws behind each expected share; its standard error is below 0.1 percentage points.
 SIMULATED = 400_000
 
+_SCORES = {
+    "robust_z": "robust z: deviation from the median of the model's runs in robust standard deviations",
+    "leave_one_out": "t: deviation from the mean of the model's other runs in their standard deviations (for a new run)",
+    "reference": "robust z: deviation from the median of the reference runs in robust standard deviations",
+}
+
 _DOCS = {
-    "score": "robust z: deviation from the median of the model's runs in robust standard deviations",
-    "n": "runs that the score compares: finite and no copies",
+    "n": "runs that the score compares with or among: finite and no copies",
     "n_cells": "scored cells of the run",
     "n_beyond": "cells beyond the threshold, diverged ones included",
     "n_nonfinite": "infinite values of the run, scored or not: it diverged",
@@ -65,7 +71,8 @@ _DOCS = {
 def outlier_scores(
     cube: xr.Dataset | xr.DataTree,
     *,
-    method: Literal["robust_z"] = "robust_z",
+    method: Literal["robust_z", "leave_one_out", "reference"] = "robust_z",
+    reference: Sequence[int] | xr.Dataset | xr.DataTree | None = None,
     threshold: float = THRESHOLD,
     rng: int | np.random.Generator | None = 0,
 ) -> xr.Dataset:
@@ -73,14 +80,18 @@ def outlier_scores(
 
     This is a listing of where to look, not a verdict on runs: nothing is corrected for
     the number of cells looked at, cells of one run are not independent, and with few
-    runs clean noise exceeds the threshold often. ``expected_share`` says how often.
+    runs clean noise exceeds the threshold often. ``expected_share`` says how often. The
+    verdict is :func:`polystab.analysis.outlier_runs`.
 
     Parameters
     ----------
     cube : xarray.Dataset or xarray.DataTree
         A cube.
-    method : {'robust_z'}, optional
+    method : {'robust_z', 'leave_one_out', 'reference'}, optional
         How to score; see Notes.
+    reference : sequence of int, or a cube, optional
+        For ``reference``: the seeds of the cube that are known to be good, or a cube with such
+        runs of the same models; its steps and metrics that this cube lacks are passed over.
     threshold : float, optional
         Absolute score beyond which a cell is counted.
     rng : int, numpy.random.Generator or None, optional
@@ -108,7 +119,8 @@ def outlier_scores(
     UnknownNameError
         No such method.
     AnalysisError
-        ``threshold`` is not a positive number.
+        ``threshold`` is not a positive number; ``reference`` is missing, not asked for, or
+        names seeds or models that are not there.
 
     Notes
     -----
@@ -119,11 +131,18 @@ def outlier_scores(
     few units in the last place count as equal. Unlike ``mean +- 2 SD`` it does not let
     two outliers hide each other; with ten runs no plain z can exceed 2.85.
 
+    ``leave_one_out`` compares with the other runs only: with their mean m and standard
+    deviation s (ddof 1), ``(x - m) / (s sqrt(1 + 1 / (n - 1)))``, which for n normal runs
+    is t distributed with n - 2 degrees of freedom. It finds a single outlier surely; two hide
+    each other, as each is in the other's s. ``reference`` is the robust z with median and MAD of
+    the reference runs; a reference run is compared with a set that holds itself.
+
     Infinite values take no part in median and MAD and are scored infinite. Copies of
     other runs (:func:`polystab.analysis.duplicate_runs`) are scored but do not count.
 
-    ``expected_share`` simulates independent normal runs, as many as are compared, and
-    averages over the cells of the model (see :func:`expected_share`).
+    ``expected_share`` is that of independent normal runs, as many as are compared, averaged
+    over the cells of the model (see :func:`expected_share`); with ``reference``, of a
+    run that is none of them.
 
     References
     ----------
@@ -147,11 +166,16 @@ def outlier_scores(
         raise UnknownNameError(f"no outlier method is called {method!r}. {did_you_mean(method, METHODS)}")
     if not threshold > 0:
         raise AnalysisError(f"threshold is {threshold}; it must be above 0, e.g. {THRESHOLD}.")
-    reference, _ = counted_cells(cube)
-    score, n = robust_z(cells(cube), reference)
+    if (reference is not None) != (method == "reference"):
+        raise AnalysisError("reference and method='reference' go together: give both or neither.")
+    counted, _ = counted_cells(cube)
+    if method == "leave_one_out":
+        score, n = leave_one_out(cells(cube), counted)
+    else:
+        score, n = robust_z(cells(cube), counted if reference is None else _reference_cells(cube, counted, reference))
     summary = _run_summary(score, threshold, cube["step"].values, cube["metric"].values)
     summary["n_nonfinite"] = np.isinf(cells(cube)).sum(axis=(2, 3))
-    expected = _expected_by_model(n, score, threshold, rng)
+    expected = _expected_by_model(n, score, method, threshold, rng)
     summary["excess"] = divided(summary["share_beyond"], expected[:, None])
     scored = ~np.isnan(score)
     at = divided((np.abs(score) > threshold).sum(axis=3), scored.sum(axis=3))
@@ -166,7 +190,24 @@ def outlier_scores(
         coords=labels(cube, "model", "seed", "step", "metric"),
         attrs={"method": method, "threshold": float(threshold), "min_runs": MIN_RUNS},
     )
-    return described(result, _DOCS)
+    return described(result, {"score": _SCORES[method]} | _DOCS)
+
+
+def _reference_cells(cube: xr.Dataset, counted: Floats, reference: Sequence[int] | xr.Dataset | xr.DataTree) -> Floats:
+    """Values (model, reference run, step, metric) on the grid of the cube."""
+    if isinstance(reference, (xr.Dataset, xr.DataTree)):
+        other = as_cube(reference)
+        missing = [name for name in cube["model"].values.tolist() if name not in set(other["model"].values.tolist())]
+        if missing:
+            raise AnalysisError(f"the reference has no runs of {shown(missing)}; select the models it has.")
+        values = xr.Dataset({"value": (("model", "seed", "step", "metric"), counted_cells(other)[0])})
+        values = values.assign_coords({str(name): other[name].values for name in values.dims})
+        return cells(values.reindex({name: cube[name].values for name in ("model", "step", "metric")}))
+    seeds = cube["seed"].values.tolist()
+    unknown = [seed for seed in reference if seed not in seeds]
+    if unknown or not len(reference):
+        raise AnalysisError(f"reference needs seeds of the cube ({shown(seeds)}), got {shown(unknown) or 'none'}.")
+    return counted[:, np.isin(cube["seed"].values, list(reference))]
 
 
 def rank_runs(scores: xr.Dataset, *, limit: int) -> list[tuple[str, int]]:
@@ -228,8 +269,51 @@ def robust_z(values: Floats, reference: Floats | None = None) -> tuple[Floats, I
     return np.where(diverged, values, score), n
 
 
+def leave_one_out(values: Floats, counted: Floats) -> tuple[Floats, Ints]:
+    """t of each value against the other runs along axis 1, and how many runs there were.
+
+    Parameters
+    ----------
+    values : (model, seed, ...) array
+        NaN for not measured, infinite for diverged.
+    counted : array of the same shape
+        The values that make mean and standard deviation; NaN for copies.
+
+    Returns
+    -------
+    score : array of the same shape
+        NaN where not measured or with fewer than two others; infinite where the others are all
+        equal and the run is not, and for infinite values if three or more runs are measured.
+    n : array without axis 1
+        Finite runs that count.
+    """
+    small, exponent = scaled(finite(values), axis=1)
+    base = np.ldexp(finite(counted), -exponent[:, None])
+    centre = median(base, axis=1)[:, None]
+    off = _without_rounding(small - centre, centre)
+    base = _without_rounding(base - centre, centre)
+    score = np.full(values.shape, np.nan)
+    for run in range(values.shape[1]):
+        others = np.delete(base, run, axis=1)
+        known = ~np.isnan(others)
+        n_others = known.sum(axis=1)
+        middle = divided(np.sum(others, axis=1, where=known), n_others)
+        # Two passes: a difference of sums of squares would lose the others beside one huge run.
+        squares = np.sum((others - middle[:, None]) ** 2, axis=1, where=known)
+        spread = np.sqrt(divided(squares, n_others - 1.0) * (1 + divided(1.0, n_others)))
+        gap = off[:, run] - middle
+        t = np.where(gap == 0, 0.0, np.where(spread == 0, np.copysign(np.inf, gap), divided(gap, spread)))
+        score[:, run] = np.where((n_others >= MIN_RUNS - 1) & ~np.isnan(gap), t, np.nan)
+    diverged = np.isinf(values) & (np.sum(~np.isnan(values), axis=1) >= MIN_RUNS)[:, None]
+    return np.where(diverged, values, score), np.sum(~np.isnan(base), axis=1).astype(np.int64)
+
+
 def expected_share(
-    n: npt.ArrayLike, *, threshold: float = THRESHOLD, rng: int | np.random.Generator | None = 0
+    n: npt.ArrayLike,
+    *,
+    method: Literal["robust_z", "leave_one_out", "reference"] = "robust_z",
+    threshold: float = THRESHOLD,
+    rng: int | np.random.Generator | None = 0,
 ) -> Floats:
     """Share of cells beyond the threshold when n runs are nothing but Gaussian noise.
 
@@ -237,8 +321,10 @@ def expected_share(
     ----------
     n : array of int
         Number of runs compared.
+    method : {'robust_z', 'leave_one_out', 'reference'}, optional
+        Of :func:`outlier_scores`.
     threshold : float, optional
-        Absolute robust z.
+        Absolute score.
     rng : int, numpy.random.Generator or None, optional
         Source of the simulated runs; by default always the same.
 
@@ -246,7 +332,8 @@ def expected_share(
     -------
     numpy.ndarray
         Shares between 0 and 1, like ``n``; NaN for fewer than three runs. Each is found
-        from about 400,000 draws, so its standard error is below 0.1 percentage points.
+        from about 400,000 draws, so its standard error is below 0.1 percentage points; that of
+        ``leave_one_out`` is exact.
 
     Examples
     --------
@@ -259,15 +346,30 @@ def expected_share(
     counts = np.asarray(n, dtype=np.int64)
     shares = np.full(counts.shape, np.nan)
     for count in np.unique(counts[counts >= MIN_RUNS]).tolist():
-        draws = generator.standard_normal((-(-SIMULATED // count), count))
-        shares[counts == count] = np.mean(np.abs(robust_z(draws)[0]) > threshold)
+        shares[counts == count] = _share_of_noise(count, method, threshold, generator)
     return shares
 
 
-def _expected_by_model(n: Ints, score: Floats, threshold: float, rng: int | np.random.Generator | None) -> Floats:
+def _share_of_noise(n: int, method: str, threshold: float, rng: np.random.Generator) -> float:
+    if method == "leave_one_out":
+        from scipy.special import stdtr
+
+        return 2 * float(stdtr(n - 2, -threshold))
+    draws = rng.standard_normal((-(-SIMULATED // n), n))
+    fresh = draws if method == "robust_z" else rng.standard_normal(draws.shape)
+    return float(np.mean(np.abs(robust_z(fresh, draws)[0]) > threshold))
+
+
+def _expected_by_model(
+    n: Ints,
+    score: Floats,
+    method: Literal["robust_z", "leave_one_out", "reference"],
+    threshold: float,
+    rng: int | np.random.Generator | None,
+) -> Floats:
     """Expected share of each model: over its scored cells, by how many runs each compares."""
     sizes, which = np.unique(n, return_inverse=True)
-    shares = expected_share(sizes, threshold=threshold, rng=rng)
+    shares = expected_share(sizes, method=method, threshold=threshold, rng=rng)
     scored = np.sum(~np.isnan(score), axis=1).astype(np.float64)
     each = np.nan_to_num(shares[which.reshape(n.shape)])
     return divided((scored * each).sum(axis=(1, 2)), scored.sum(axis=(1, 2)))

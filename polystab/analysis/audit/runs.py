@@ -1,4 +1,7 @@
-"""Is the data what it says? So far: trajectories that stand under two names."""
+"""Runs that count once: trajectories that stand under two seeds of a model.
+
+Everything else that an audit looks for is in :mod:`polystab.analysis.audit.checks`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, cells, described, labels
 from polystab.cube.validate import as_cube
+from polystab.errors import AnalysisError
 
 # Trajectories that agree in every cell are taken for copies once this many different values
 # stand in them. With fewer, honest coincidence is common: a flat curve, accuracies of a task
@@ -86,7 +90,16 @@ def duplicate_runs(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
 
 
 def counted_cells(cube: xr.Dataset) -> tuple[Floats, Bools]:
-    """Values (model, seed, step, metric) with copies as not measured, and which (model, seed, metric) those are."""
+    """Values (model, seed, step, metric) with copies as not measured, and which (model, seed, metric) those are.
+
+    Raises
+    ------
+    AnalysisError
+        There is no model, seed or step, so that there is nothing to count.
+    """
+    empty = [f"{dim}s" for dim in ("model", "seed", "step") if not cube.sizes[dim]]
+    if empty:
+        raise AnalysisError(f"the cube has no {' and no '.join(empty)}; was nothing left by a selection?")
     copies = np.asarray(duplicate_runs(cube)["duplicate"].values)
     values = cells(cube)
     if copies.any():
@@ -113,7 +126,7 @@ def first_alike(rows: Floats, *, min_distinct: int = MIN_DISTINCT) -> Ints:
     own = np.broadcast_to(np.arange(n_row), (n_group, n_row))
     if n_row < 2:
         return own.astype(np.int64)
-    keys = _hashed(rows)
+    keys = hashed(rows)
     same = keys[:, :, None] == keys[:, None, :]
     first: Ints = np.argmax(same, axis=2).astype(np.int64)
     first = np.where(np.isnan(rows).all(axis=2), own, first)
@@ -126,7 +139,7 @@ def first_alike(rows: Floats, *, min_distinct: int = MIN_DISTINCT) -> Ints:
     return first
 
 
-def _hashed(rows: Floats) -> npt.NDArray[Any]:
+def hashed(rows: Floats) -> npt.NDArray[Any]:
     """A 64-bit fingerprint of each row: a fixed random combination of the bits of its cells."""
     plain = np.where(np.isnan(rows), np.nan, rows + 0.0)  # one NaN, and 0.0 for -0.0
     bits = plain.view(np.uint64)

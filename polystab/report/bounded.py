@@ -1,0 +1,83 @@
+"""What part of a cube is searched for phases: all of most cubes, and of large ones what takes a minute or so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from polystab.analysis.arrays import Bools, cells
+from polystab.plots.words import count, plural
+
+# Curves that are cut into phases, and checkpoints of each; Pythia has 154.
+MAX_CURVES = 2000
+MAX_CHECKPOINTS = 200
+
+# Checkpoints of all runs together that a training map is fitted to.
+MAX_FITTED = 8_000
+
+# A run with fewer would hardly show a state.
+MIN_CHECKPOINTS = 10
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A part of a cube, the metrics looked at there, and what was left out, in sentences."""
+
+    cube: xr.Dataset
+    metrics: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def for_changes(cube: xr.Dataset, metrics: Sequence[str]) -> Searched:
+    """The first metrics, at so many checkpoints, that change points can be looked for in all runs."""
+    part = cube.sel(metric=list(metrics))
+    n_runs = _n_runs(part)
+    kept = tuple(metrics[: max(MAX_CURVES // max(n_runs, 1), 1)])
+    notes = []
+    if len(kept) < len(metrics):
+        notes.append(
+            f"Of the {len(metrics)} metrics drawn above, changes are looked for in the first "
+            f"{'one' if len(kept) == 1 else len(kept)}: {count(n_runs)} runs make many curves."
+        )
+    # All metrics stay, for they tell which runs are copies.
+    thin, said = _thinned(cube, part, MAX_CHECKPOINTS)
+    return Searched(thin, kept, (*notes, *said))
+
+
+def for_map(cube: xr.Dataset, metrics: Sequence[str], models: Sequence[str]) -> Searched:
+    """So many checkpoints, and if need be only some models, that a training map can be fitted to all runs at once."""
+    part = cube.sel(metric=list(metrics))
+    notes = []
+    n_runs = _n_runs(part)
+    if n_runs * MIN_CHECKPOINTS > MAX_FITTED and len(models) < cube.sizes["model"]:
+        part = part.sel(model=list(models))
+        notes.append(f"Mapped: the {plural(len(models), 'model')} drawn above, of {count(cube.sizes['model'])}.")
+        n_runs = _n_runs(part)
+    thin, said = _thinned(part, part, max(MAX_FITTED // max(n_runs, 1), MIN_CHECKPOINTS))
+    return Searched(thin, tuple(metrics), (*notes, *said))
+
+
+def _n_runs(part: xr.Dataset) -> int:
+    return int((~np.isnan(cells(part))).any(axis=(2, 3)).sum())
+
+
+def _thinned(cube: xr.Dataset, part: xr.Dataset, most: int) -> tuple[xr.Dataset, tuple[str, ...]]:
+    """The cube with about so many of each run's checkpoints in ``part``, evenly spaced, and what is to be said of it."""
+    used: Bools = np.asarray((~np.isnan(cells(part))).any(axis=3))  # model, seed, step
+    if used.sum(axis=2).max(initial=0) <= most:
+        return cube, ()
+    kept = np.ones((used.shape[0], used.shape[2]), dtype=np.bool_)
+    for own, keep in zip(used, kept, strict=True):
+        longest = int(own.sum(axis=1).max())
+        if longest > most:
+            # Runs of a model mostly share their checkpoints; where they do not, each keeps its part of them.
+            there = np.flatnonzero(own.any(axis=0))
+            n = round(most * len(there) / longest)
+            keep[:] = False
+            keep[there[np.linspace(0, len(there) - 1, n).round().astype(int)]] = True
+    thin = cube.assign(value=cube["value"].where(xr.DataArray(kept, dims=("model", "step"))))
+    said = f"Runs with more than {count(most)} checkpoints are read at about so many, evenly spaced over all of theirs."
+    return thin.isel(step=kept.any(axis=0)), (said,)
