@@ -7,6 +7,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided
 from polystab.analysis.maps.states import CELL, States, as_states, one_hot
+from polystab.analysis.partitions import rand_of_counts
 from polystab.errors import AnalysisError
 
 _DOCS = {
@@ -92,11 +93,11 @@ def map_agreement(states: States, other: States) -> xr.Dataset:
     run = ("model", "seed")
     result = xr.Dataset(
         {
-            "ari": adjusted_rand(total)[()],
+            "ari": rand_of_counts(total)[()],
             "nmi": normalised_information(total)[()],
             "matched": own.sum() / n.sum(),
             "n": int(n.sum()),
-            "run_ari": (run, adjusted_rand(count)),
+            "run_ari": (run, rand_of_counts(count)),
             "run_nmi": (run, normalised_information(count)),
             "run_matched": (run, divided(own, n)),
             "run_n": (run, n),
@@ -158,7 +159,7 @@ def run_agreement(states: States) -> xr.Dataset:
     return described(
         xr.Dataset(
             {
-                "ari": (pair, adjusted_rand(whole)),
+                "ari": (pair, rand_of_counts(whole)),
                 "nmi": (pair, normalised_information(whole)),
                 "same": (pair, divided(np.trace(whole, axis1=2, axis2=3), n)),
                 "n": (pair, n),
@@ -175,22 +176,6 @@ def run_agreement(states: States) -> xr.Dataset:
     )
 
 
-def adjusted_rand(count: Ints) -> Floats:
-    """Adjusted Rand index of tables of counts (..., state, other state); NaN for empty ones.
-
-    Two partitions into a single part, or into single elements, agree: 1.
-    """
-    table = count.astype(np.float64)
-    n = table.sum(axis=(-2, -1))
-    together = _pairs(table).sum(axis=(-2, -1))
-    rows, columns = _pairs(table.sum(axis=-1)).sum(axis=-1), _pairs(table.sum(axis=-2)).sum(axis=-1)
-    expected = divided(rows * columns, _pairs(n))
-    largest = (rows + columns) / 2
-    result = divided(together - expected, largest - expected)
-    same = (rows == columns) & (together == rows)
-    return np.where(n == 0, np.nan, np.where(same, 1.0, result))
-
-
 def normalised_information(count: Ints) -> Floats:
     """Mutual information over the mean of the two entropies, of tables (..., state, other state)."""
     n = count.sum(axis=(-2, -1))
@@ -201,10 +186,6 @@ def normalised_information(count: Ints) -> Floats:
     # Two partitions into a single part are the same one.
     result = np.where(mean == 0, 1.0, divided(h_rows + h_columns - h_both, mean))
     return np.where(n == 0, np.nan, np.clip(result, 0.0, 1.0))
-
-
-def _pairs(n: Floats) -> Floats:
-    return n * (n - 1) / 2
 
 
 def _entropy(share: Floats) -> Floats:

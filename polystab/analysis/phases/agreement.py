@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from polystab.analysis.arrays import Floats, Ints
+from polystab.analysis.partitions import rand_of_counts
 from polystab.errors import AnalysisError, shown
 
 Annotations = Mapping[str, Iterable[int]] | Iterable[int]
@@ -150,12 +151,7 @@ def adjusted_rand(a: Iterable[int], b: Iterable[int], n: int) -> float:
     >>> adjusted_rand([5], [5], 10), adjusted_rand([5], [], 10)
     (1.0, 0.0)
     """
-    first, second = _edges(a, n), _edges(b, n)
-    together = _pairs(_overlaps(first, second))
-    in_a, in_b = _pairs(np.diff(first)), _pairs(np.diff(second))
-    expected = in_a * in_b / max(n * (n - 1) / 2, 1.0)
-    best = (in_a + in_b) / 2
-    return 1.0 if best == expected else (together - expected) / (best - expected)
+    return float(rand_of_counts(_overlaps(_edges(a, n), _edges(b, n))))
 
 
 def hausdorff(a: Iterable[int], b: Iterable[int]) -> float:
@@ -240,9 +236,3 @@ def _covered(a: Ints, b: Ints) -> float:
     common = _overlaps(a, b)
     sizes = np.diff(a)
     return float(sizes @ (common / (sizes[:, None] + np.diff(b) - common)).max(axis=1) / a[-1])
-
-
-def _pairs(counts: Floats | Ints) -> float:
-    """Pairs within groups of these sizes."""
-    sizes = counts.astype(np.float64)
-    return float(np.sum(sizes * (sizes - 1) / 2))
