@@ -47,8 +47,8 @@ neighbours on both sides speak for it. ``state_online`` uses only checkpoints up
 **How far to trust it.** Checkpoints of a run are not independent and a drift is no set of
 plateaus, so AIC and BIC go on asking for more states: on smooth trajectories the number of
 states is a choice of resolution, not a discovery. A note says so where the largest number tried
-came out best. On Pythia 70m BIC takes 8 of 8 states, while runs left out in turn are predicted
-best with 3. Prefer a boundary that other seeds, another number of states and the held-out
+came out best. On Pythia 70m BIC takes 8 of 8 states, and runs left out in turn are predicted best
+with 3 or with 5, depending on where the fits began. Prefer a boundary that other seeds, another number of states and the held-out
 likelihood agree on (:func:`polystab.analysis.maps.reading.run_agreement`).
 """
 

@@ -146,7 +146,7 @@ def _spread(final: Summary) -> Iterator[Takeaway]:
 
 
 def _shares(variance: Summary) -> Iterator[Takeaway]:
-    """Of the metric where it explains most, what the first part (seeds, or initialisation) explains."""
+    """What seeds (or initialisations) explain of the metric that training moves most, and of the others."""
     first = next(
         (name for name in ("seed", "initialisation") if name in {p["component"] for p in variance["parts"]}), ""
     )
@@ -158,10 +158,8 @@ def _shares(variance: Summary) -> Iterator[Takeaway]:
     if not rows:
         return
     labels = {part["component"]: part["label"] for part in variance["parts"]}
-    # One whose interval is known, if there is one.
-    row = max(
-        rows, key=lambda row: (row["parts"][first]["fraction_lower"] is not None, row["parts"][first]["fraction"])
-    )
+    # Rows come in order of rank. A metric at its ceiling has large shares of nothing, so not the largest share.
+    row = next((row for row in rows if row["parts"][first]["fraction_lower"] is not None), rows[0])
     part = row["parts"][first]
     ends = (
         ""
@@ -178,8 +176,9 @@ def _shares(variance: Summary) -> Iterator[Takeaway]:
         f"{row['metric']} at the end of training, {listed(others, 5)}"
     )
     if len(rows) > 1:
-        middle = statistics.median(row["parts"][first]["fraction"] for row in rows)
-        text += f"; that is the most of {plural(len(rows), 'metric')}, the median is {percent(middle)}"
+        shares = [row["parts"][first]["fraction"] for row in rows]
+        low, middle, high = min(shares), statistics.median(shares), max(shares)
+        text += f"; over {plural(len(rows), 'metric')} it is {percent(low)} to {percent(high)}, {percent(middle)} in the median"
     yield _item("info", "variance", text + ".")
 
 
