@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pooch
 import xarray as xr
 
@@ -75,8 +74,15 @@ def _trained(name: str) -> xr.DataTree:
         raise PolystabError(f"{len(result.failed)} units of {name} failed, first {result.failed[0]}.")
     tree = suite_cube(folder)
     if name in FILLED:
-        tree = merge_cubes([tree, filled(folder, FILLED[name])])
+        tree = enriched(tree, filled(folder, FILLED[name]))
     return trimmed(tree)
+
+
+def enriched(tree: xr.DataTree, more: xr.DataTree) -> xr.DataTree:
+    """The cube of a suite with what was measured afterwards; it stays the cube of that suite."""
+    merged = merge_cubes([tree, more])
+    merged.attrs |= {name: tree.attrs[name] for name in ("title", "summary", "source")}
+    return merged
 
 
 def filled(folder: Path, sources: Sequence[str]) -> xr.DataTree:
@@ -94,8 +100,8 @@ def trimmed(tree: xr.DataTree) -> xr.DataTree:
     # Margins do not compress; choice and correctness say what the analyses ask.
     groups["items"] = groups["items"].drop_vars("margin", errors="ignore")
     if "probes" in groups:
-        kept = np.isin(groups["probes"]["step"].values, DETAIL_STEPS)
-        groups["probes"] = groups["probes"].isel(step=np.flatnonzero(kept))
+        probes = groups["probes"]
+        groups["probes"] = probes.assign(weights=probes["weights"].where(probes["step"].isin(DETAIL_STEPS)))
     return xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
 
 

@@ -67,6 +67,10 @@ By the rules of `polystab.analysis.failed_runs`; a run can fail by several.
 """
 
 
+# Families whose last values are listed; of the others only the number of metrics.
+SCORES = ("eval", "loss")
+
+
 def data_card(tree: xr.DataTree, trained: Suite) -> str:
     """A data card in Markdown.
 
@@ -102,7 +106,8 @@ def _recipes(recipes: Sequence[Recipe]) -> str:
 def _last_scores(cube: xr.Dataset) -> str:
     """Median and range over seeds at the last step of each model."""
     rows = []
-    for metric in cube["metric"].values.tolist():
+    scores = np.isin(cube["family"].values, SCORES)
+    for metric in cube["metric"].values[scores].tolist():
         row: list[Any] = [f"`{metric}`"]
         for model in cube["model"].values.tolist():
             values = cube["value"].sel(model=model, metric=metric).transpose("seed", "step").values
@@ -111,7 +116,10 @@ def _last_scores(cube: xr.Dataset) -> str:
             row.append(f"{np.median(last):.3f} ({last.min():.3f} to {last.max():.3f})" if len(last) else "none")
         rows.append(row)
     head = f"At step {int(cube['step'][-1])}, median over the seeds and their range:\n\n"
-    return head + _table(["metric", *cube["model"].values.tolist()], rows)
+    families, counts = np.unique(cube["family"].values[~scores], return_counts=True)
+    others = [f"{n} of family `{name}`" for name, n in zip(families.tolist(), counts.tolist(), strict=True)]
+    rest = f"\n\nBesides: {', '.join(others)}." if others else ""
+    return head + _table(["metric", *cube["model"].values.tolist()], rows) + rest
 
 
 def _failures(tree: xr.DataTree) -> str:
