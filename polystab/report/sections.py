@@ -311,8 +311,15 @@ def _phases(summary: Summary) -> Iterator[Block]:
             )
         if phases["glitches"]:
             yield Details(
-                f"{plural(len(phases['glitches']), 'glitch', 'glitches')}: isolated checkpoints off their neighbours, not taken for phases",
-                (tables.glitches_table(phases["glitches"]),),
+                f"{plural(sum(len(row['seeds']) for row in phases['glitches']), 'glitch', 'glitches')}: isolated checkpoints "
+                "off their neighbours, not taken for phases",
+                (
+                    paragraph(
+                        "Where several seeds have one at the same step it may be a short phase that all go through, or a "
+                        "cause they share: look at the curves."
+                    ),
+                    tables.glitches_table(phases["glitches"]),
+                ),
             )
     yield from _map(phases["map"])
 

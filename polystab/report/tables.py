@@ -257,9 +257,9 @@ def _change_row(row: Summary) -> tuple[str, ...]:
 
 def glitches_table(rows: Sequence[Summary]) -> Table:
     """Isolated bad checkpoints."""
-    columns = [Column("Model", code=True), Column("Seed", number=True), Column("Step", number=True)]
+    columns = [Column("Model", code=True), Column("Step", number=True), Column("Seeds")]
     groups = [
-        Group(metric, tuple((row["model"], str(row["seed"]), count(row["step"])) for row in members))
+        Group(metric, tuple((row["model"], count(row["step"]), ranges(row["seeds"])) for row in members))
         for metric, members in groupby(rows, key=lambda row: str(row["metric"]))
     ]
     return _capped("Glitches", columns, groups)

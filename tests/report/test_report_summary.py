@@ -115,6 +115,13 @@ def test_shared_changes_are_the_numbers_of_consensus_change_points() -> None:
     assert {graph["model"] for graph in summary["map"]["graphs"]} == set(cube["model"].values.tolist())
 
 
+def test_glitches_that_seeds_share_stand_in_one_row() -> None:
+    cube = polystab.testing.phase_cube(changes=[40_000], n_metrics=1, n_seeds=4, jump=4.0, rng=0).copy(deep=True)
+    cube["value"][0, :2, 20] += 40
+    found = summarise(cube)["phases"]["glitches"]
+    assert {"step": int(cube["step"][20]), "seeds": [0, 1]}.items() <= found[0].items()
+
+
 def test_a_cube_of_one_step_has_no_phases_and_says_so(single: xr.Dataset) -> None:
     summary = summarise(single.isel(step=[0]))
     (section,) = (section for section in sections(summary) if section.name == "phases")
