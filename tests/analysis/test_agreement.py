@@ -15,7 +15,6 @@ from sklearn.metrics import cohen_kappa_score
 
 import polystab as ps
 from polystab.analysis.agreement import agreement, fleiss_kappa, krippendorff_alpha
-from polystab.cube.catalog import cube_file
 from polystab.errors import AnalysisError
 
 
@@ -25,7 +24,7 @@ def reason(found: xr.DataArray) -> str:
 
 @pytest.fixture(scope="module")
 def nano() -> xr.DataTree:
-    return ps.open_tree(cube_file("nano")).load()
+    return ps.load_tree("nano")
 
 
 @pytest.fixture(scope="module")

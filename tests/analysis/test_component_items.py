@@ -18,7 +18,6 @@ import polystab as ps
 from polystab.analysis import fit_reml
 from polystab.analysis.components.gtheory import decision_study
 from polystab.analysis.components.items import item_components, item_design
-from polystab.cube.catalog import cube_file
 from polystab.errors import AnalysisError
 
 Floats = npt.NDArray[np.float64]
@@ -90,7 +89,7 @@ def with_items(values: Floats, items: xr.Dataset) -> xr.DataTree:
 @pytest.fixture(scope="module")
 def nano() -> Iterator[xr.DataTree]:
     """The bundled cube with its items."""
-    with ps.open_tree(cube_file("nano")) as tree:
+    with ps.load_tree("nano") as tree:
         yield tree.load()
 
 

@@ -56,6 +56,6 @@ def test_its_outlier_stands_out() -> None:
 
 
 def test_it_claims_no_files_that_were_read() -> None:
-    with ps.open_tree(cube_file("demo")) as tree:
+    with ps.load_tree("demo") as tree:
         assert isinstance(tree, xr.DataTree)
         assert not tree.children

@@ -19,7 +19,7 @@ MEGABYTES = 12
 
 @pytest.fixture(scope="module", params=suites())
 def named(request: pytest.FixtureRequest) -> Iterator[tuple[str, xr.DataTree]]:
-    with ps.open_tree(cube_file(request.param)) as tree:
+    with ps.load_tree(request.param) as tree:
         yield request.param, tree
 
 
@@ -31,7 +31,7 @@ def nano() -> Iterator[xr.Dataset]:
 
 @pytest.fixture(scope="module")
 def edge() -> Iterator[xr.Dataset]:
-    with ps.open_tree(cube_file("nano-edge")) as tree:
+    with ps.load_tree("nano-edge") as tree:
         yield failed_runs(tree)
 
 

@@ -98,9 +98,8 @@ def item_stability(
     Examples
     --------
     >>> import polystab as ps
-    >>> from polystab.cube.catalog import cube_file
     >>> from polystab.analysis.agreement import item_stability
-    >>> found = item_stability(ps.open_tree(cube_file("nano"))).sel(model="nano-215k", task="nano_brackets", step=1000)
+    >>> found = item_stability(ps.load_tree("nano")).sel(model="nano-215k", task="nano_brackets", step=1000)
     >>> [round(float(found[name]), 2) for name in ("depends_share", "depends_by_chance")]
     [0.12, 0.3]
     """

@@ -166,9 +166,8 @@ def agreement(
     Examples
     --------
     >>> import polystab as ps
-    >>> from polystab.cube.catalog import cube_file
     >>> from polystab.analysis.agreement import agreement
-    >>> found = agreement(ps.open_tree(cube_file("nano"))).sel(model="nano-215k", step=1000)
+    >>> found = agreement(ps.load_tree("nano")).sel(model="nano-215k", step=1000)
     >>> kappa = found["agreement"].sel(statistic="all_pairs", task="nano_brackets")
     >>> {str(answer): round(float(kappa.sel(answer=answer)), 2) for answer in kappa["answer"].values}
     {'choice': 0.93, 'correct': 0.34}

@@ -160,8 +160,7 @@ def item_components(
     --------
     >>> import polystab as ps
     >>> from polystab.analysis.components.items import item_components
-    >>> from polystab.cube.catalog import cube_file
-    >>> with ps.open_tree(cube_file("nano")) as tree:
+    >>> with ps.load_tree("nano") as tree:
     ...     found = item_components(tree).isel(step=-1).sel(task="nano_recall")
     >>> found["component"].values.tolist()
     ['model', 'seed', 'item', 'model:item', 'residual', 'total']
