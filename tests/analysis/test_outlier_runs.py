@@ -282,14 +282,14 @@ def test_a_single_normal_number_per_run_gives_uniform_p_values() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("runs", "df"), [(5, np.inf), (10, np.inf), (20, np.inf), (10, 8.0)])
-def test_clean_sets_have_a_verdict_in_3_to_7_percent(runs: int, df: float) -> None:
-    # 300 sets: at 5 % the share lies within 1.5 to 8.5 % with 99.5 %. benchmarks/bench_outliers.py counts 3 to 7 % in many.
+@pytest.mark.parametrize("runs", [5, 10])
+def test_clean_sets_have_a_verdict_in_about_5_percent(runs: int) -> None:
+    # 100 sets: with 5 % there are 1 to 11 in 99 of 100 cases. benchmarks/bench_outliers.py counts in many more sets.
     hits = 0
-    for i in range(300):
-        value = clean(runs, 24, 2, np.random.default_rng([runs, i]), df=df)
+    for i in range(100):
+        value = clean(runs, 24, 2, np.random.default_rng([runs, i]), df=np.inf)
         hits += bool(outlier_runs(make_cube(value), draws=79, rng=i)["outlier"].any())
-    assert 0.015 <= hits / 300 <= 0.085
+    assert 1 <= hits <= 11
 
 
 def test_windows_reach_the_end_and_none_is_short() -> None:
