@@ -18,9 +18,6 @@ from polystab.errors import NotACubeError, ReadError, UnknownNameError, did_you_
 
 BUNDLED = "package:"
 
-# Bytes of a file up to which a cube by name is read whole.
-SMALL = 32 * 2**20
-
 
 @dataclass(frozen=True)
 class CatalogEntry:
@@ -61,8 +58,7 @@ def load_cube(name: str = "nano") -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The cube, in memory if its file is small (those of the package are), else opened
-        lazily; :func:`load_tree` brings its detail groups along.
+        The cube, opened lazily; :func:`load_tree` brings its detail groups along.
 
     Raises
     ------
@@ -76,12 +72,7 @@ def load_cube(name: str = "nano") -> xr.Dataset:
     Released cubes are kept in the folder ``POLYSTAB_DATA`` or else in the user's
     cache folder, and verified by SHA-256 before they are opened.
     """
-    path = cube_file(name)
-    if path.stat().st_size > SMALL:
-        return open_cube(path)
-    # Not left open: several open handles of one file, closed in any order, have crashed the HDF5 library.
-    with open_cube(path) as cube:
-        return cube.load()
+    return open_cube(cube_file(name))
 
 
 def load_tree(name: str = "nano") -> xr.DataTree:
@@ -95,7 +86,7 @@ def load_tree(name: str = "nano") -> xr.DataTree:
     Returns
     -------
     xarray.DataTree
-        The cube at the root, its groups below; in memory if the file is small, else opened lazily.
+        The cube at the root, its groups below; opened lazily.
 
     Raises
     ------
@@ -104,11 +95,7 @@ def load_tree(name: str = "nano") -> xr.DataTree:
     ReadError
         It cannot be fetched, or its checksum is wrong.
     """
-    path = cube_file(name)
-    if path.stat().st_size > SMALL:
-        return open_tree(path)
-    with open_tree(path) as tree:
-        return tree.load()
+    return open_tree(cube_file(name))
 
 
 def data_card(name: str) -> str:

@@ -22,9 +22,9 @@ PathLike = str | os.PathLike[str]
 CHUNK_CELLS = 2**17
 COMPRESSED = {"zlib": True, "complevel": 4}
 
-# From this many texts on, a variable is stored as compressed characters, unless all of them, each as wide as the
-# longest, take more bytes than the second number.
-FEW_TEXTS = 512
+# Texts are kept as characters, which HDF5 compresses. As netCDF strings they would crash the process that opens one
+# file twice and closes one of the two (netCDF-C 4.10 with HDF5 2.2, a segmentation fault). Only where all of them,
+# each as wide as the longest, take more bytes than this are they strings nevertheless.
 WIDE_TEXTS = 2**28
 
 # Files up to this size carry a checksum that is looked at when they are opened; 64 MiB take some 30 ms.
@@ -189,23 +189,23 @@ def _write(data: xr.Dataset, path: Path, *, group: str | None) -> None:
     data = data.drop_encoding()  # widths kept there would truncate labels, see STYLE
     encoding: dict[Any, dict[str, Any]] = {}
     for name, variable in data.variables.items():
-        if variable.ndim == 0 or variable.size == 0:
-            continue
-        if variable.dtype.kind in "fiub":
+        if variable.dtype.kind in "UO" and (width := _characters(variable)):
+            encoding[name] = {"dtype": "S1"}
+            if variable.size:
+                encoding[name] |= {"chunksizes": _chunks((*variable.shape, width)), **COMPRESSED}
+        elif variable.dtype.kind in "fiub" and variable.ndim and variable.size:
             encoding[name] = {"chunksizes": _chunks(variable.shape), "shuffle": True, **COMPRESSED}
-        elif variable.dtype.kind in "UO" and (width := _characters(variable)):
-            encoding[name] = {"dtype": "S1", "chunksizes": _chunks((*variable.shape, width)), **COMPRESSED}
     data.to_netcdf(
         path, mode="w" if group is None else "a", group=group, engine="netcdf4", format="NETCDF4", encoding=encoding
     )
 
 
 def _characters(variable: xr.Variable) -> int:
-    """Bytes of the longest text if it is better kept as characters, which HDF5 compresses, than as strings; else 0."""
+    """Bytes of the longest text, at least 1; 0 for what must be kept as strings."""
     texts = variable.values.ravel().tolist()
-    if len(texts) < FEW_TEXTS or not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(text, str) for text in texts):
         return 0
-    width = max(len(text.encode("utf-8")) for text in texts) or 1
+    width = max((len(text.encode("utf-8")) for text in texts), default=0) or 1
     return width if width * len(texts) <= WIDE_TEXTS else 0
 
 
@@ -257,12 +257,13 @@ def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _plain_text(data: xr.Dataset) -> xr.Dataset:
-    """Turn variable-length strings, which arrive as objects, into numpy text."""
+    """Turn texts, which arrive as objects, into numpy text."""
     for name in list(data.variables):
         variable = data.variables[name]
         if variable.dtype.kind in "OT":
-            attrs = dict(variable.attrs)
-            data[name] = (variable.dims, np.array(variable.values, dtype=np.str_), attrs)
+            # Through a list: numpy makes an array of empty objects one character wider.
+            text = np.array(variable.values.tolist(), dtype=np.str_).reshape(variable.shape)
+            data[name] = (variable.dims, text, dict(variable.attrs))
     return data
 
 

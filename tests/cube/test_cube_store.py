@@ -124,6 +124,23 @@ def test_a_group_may_hold_booleans_and_dates(cube: xr.Dataset, path: Path) -> No
         assert back["mine/when"].sizes == {"x": 2}
 
 
+def test_a_file_may_be_open_several_times_and_closed_in_any_order(tree: xr.DataTree, path: Path) -> None:
+    """As netCDF strings, texts would crash the whole process here, so it is one of its own."""
+    ps.save_cube(tree, path)
+    code = (
+        "import random, sys\n"
+        "import polystab as ps\n"
+        "dice, held = random.Random(1), []\n"
+        "for _ in range(150):\n"
+        "    if len(held) < 12 and dice.random() < 0.6:\n"
+        "        held.append(dice.choice([ps.open_tree, ps.open_cube])(sys.argv[1]))\n"
+        "    elif held:\n"
+        "        held.pop(dice.randrange(len(held))).close()\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
 # Labels stay whole
 
 
