@@ -60,7 +60,16 @@ if TYPE_CHECKING:
     from polystab.analysis.signal.decisions import decision_accuracy
     from polystab.analysis.signal.noise import checkpoint_proxy, monotonicity, relative_signal, signal_to_noise
     from polystab.analysis.training_maps import fit_training_map
-    from polystab.analysis.trajectories import final_steps, pick_models, rank_metrics, seed_band
+    from polystab.analysis.trajectories import (
+        asymptotes,
+        curve_consistency,
+        curve_peaks,
+        final_steps,
+        forecast_final,
+        pick_models,
+        rank_metrics,
+        seed_band,
+    )
     from polystab.analysis.variance import c4, sd_factors, seed_spread, spread_overview
 
 _NAMES = {
@@ -191,7 +200,11 @@ _NAMES = {
     ),
     "polystab.analysis.training_maps": ("fit_training_map",),
     "polystab.analysis.trajectories": (
+        "asymptotes",
+        "curve_consistency",
+        "curve_peaks",
         "final_steps",
+        "forecast_final",
         "pick_models",
         "rank_metrics",
         "seed_band",
@@ -212,6 +225,7 @@ __all__ = [
     "adjusted_p",
     "adjusted_rand",
     "aggregate_scores",
+    "asymptotes",
     "audit_cube",
     "c4",
     "change_point_f1",
@@ -222,7 +236,9 @@ __all__ = [
     "consensus_change_points",
     "covering",
     "cube_coverage",
+    "curve_consistency",
     "curve_depth",
+    "curve_peaks",
     "decision_accuracy",
     "decision_study",
     "detectable_difference",
@@ -239,6 +255,7 @@ __all__ = [
     "fit_reml",
     "fit_training_map",
     "fleiss_kappa",
+    "forecast_final",
     "hausdorff",
     "improvement_probability",
     "interquartile_mean",

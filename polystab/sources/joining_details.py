@@ -262,26 +262,41 @@ class _Group:
 
 
 def _note_gaps(group: str, members: Sequence[Seen], joined: _Group, log: AuditLog) -> None:
-    """Say in the audit which units of a source lack labels that other units of it have."""
+    """Say in the audit which units of a source lack labels that other units of it have.
+
+    Layers, matrices and what else a network is made of are compared within a model: a model of two layers
+    lacks nothing that one of four has. Test items are compared between models too.
+    """
     for source in sorted({unit.key.source for unit in members}):
-        own = [unit for unit in members if unit.key.source == source]
-        layouts = list(dict.fromkeys(unit.layouts[group] for unit in own))
-        if len(layouts) == 1:
-            continue
-        for dim in joined.labels:
-            sets = {layout: set(layout.coordinates[dim].tolist()) for layout in layouts if dim in layout.coordinates}
-            union = dict.fromkeys(label for layout in sets for label in layout.coordinates[dim].tolist())
-            for layout, have in sets.items():
-                lacking = [label for label in union if label not in have]
-                if not lacking:
-                    continue
-                paths = [unit.path for unit in own if unit.layouts[group] is layout]
-                log.note(
-                    f"{UNITS}/{folder_name(source)}",
-                    "labels-differ",
-                    f"group {group}: {len(paths)} of {len(own)} units lack {len(lacking)} of {len(union)} labels along "
-                    f"{dim} ({shown(lacking)}): {shown(paths)}.",
-                )
+        units = [unit for unit in members if unit.key.source == source]
+        _note_lacking(group, source, units, [dim for dim in joined.labels if dim in TEST_DIMS], log)
+        for model in dict.fromkeys(unit.key.model for unit in units):
+            own = [unit for unit in units if unit.key.model == model]
+            _note_lacking(group, source, own, [dim for dim in joined.labels if dim not in TEST_DIMS], log)
+
+
+# What is measured on, which has nothing to do with the model.
+TEST_DIMS = ("item", "task")
+
+
+def _note_lacking(group: str, source: str, own: Sequence[Seen], dims: Sequence[str], log: AuditLog) -> None:
+    layouts = list(dict.fromkeys(unit.layouts[group] for unit in own))
+    if len(layouts) == 1:
+        return
+    for dim in dims:
+        sets = {layout: set(layout.coordinates[dim].tolist()) for layout in layouts if dim in layout.coordinates}
+        union = dict.fromkeys(label for layout in sets for label in layout.coordinates[dim].tolist())
+        for layout, have in sets.items():
+            lacking = [label for label in union if label not in have]
+            if not lacking:
+                continue
+            paths = [unit.path for unit in own if unit.layouts[group] is layout]
+            log.note(
+                f"{UNITS}/{folder_name(source)}",
+                "labels-differ",
+                f"group {group}: {len(paths)} of {len(own)} units lack {len(lacking)} of {len(union)} labels along "
+                f"{dim} ({shown(lacking)}): {shown(paths)}.",
+            )
 
 
 def _joined_type(dtype: str) -> str:

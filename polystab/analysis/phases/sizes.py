@@ -153,7 +153,7 @@ def slopes(step: Floats, before: Floats, parameters: Floats, *, level: float) ->
     squares = (n * off**2).sum(axis=0)
     weight = np.where(n > 0, divided(n * off, np.where(squares > 0, squares, np.nan)), 0.0)
     # The slope is a weighted sum of the models' means.
-    slope = np.sum(weight * np.where(n > 0, centre, 0.0), axis=0)
+    slope = np.where(squares > 0, np.sum(weight * np.where(n > 0, centre, 0.0), axis=0), np.nan)
     part = np.where(weight == 0, 0.0, weight**2 * divided(sd**2, n))
     # Within its bracket a change may be anywhere. That is the same way off in all runs of a model if all
     # change in one bracket, and averages out as soon as they spread over several (Sheppard's correction is the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -124,6 +124,16 @@ class Other:
                 + ("these were not compared." if n_compared else "it is another model's; nothing was compared."),
             )
         ]
+
+
+def moved(changes: Mapping[str, Change]) -> dict[str, float]:
+    """The measures of changes since step 0 (``init``) and since the checkpoint before (``update``), as far as there are."""
+    found: dict[str, float] = {}
+    if "init" in changes:
+        found |= {"distance": changes["init"].distance, "cosine": changes["init"].cosine}
+    if "update" in changes:
+        found |= {"update_size": changes["update"].distance, "update_cosine": changes["update"].update_cosine}
+    return found
 
 
 def open_other(checkpoint: Checkpoint, step: int, what: str) -> tuple[Checkpoint | None, list[tuple[str, str]]]:

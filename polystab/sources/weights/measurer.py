@@ -16,7 +16,15 @@ from polystab.cube.labels import MetricId
 from polystab.errors import ReadError, UnknownNameError, did_you_mean, shown
 from polystab.sources.checkpoint_errors import CheckpointError, library, memory_errors
 from polystab.sources.measuring import Measurement
-from polystab.sources.weights.changes import Change, Other, change, looks_unrelated, open_other, previous_step
+from polystab.sources.weights.changes import (
+    Change,
+    Other,
+    change,
+    looks_unrelated,
+    moved,
+    open_other,
+    previous_step,
+)
 from polystab.sources.weights.features import Collected, as_matrix, kept
 from polystab.sources.weights.fits import Groups, fit_all, grouped, merged
 from polystab.sources.weights.groups import histogram_group, spectra_group
@@ -28,11 +36,13 @@ from polystab.sources.weights.sets import LEVELS, SETS, Wanted
 from polystab.sources.weights.spectra import (
     POWER_LAWS,
     PowerLaw,
+    device_of,
     device_singular_values,
     singular_values,
     spectrum_measures,
     trace,
 )
+from polystab.sources.weights.updates import Updates, component_means, updates_group
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +93,9 @@ class Weights:
     - ``changes``: ``distance`` (Frobenius) and ``cosine`` to step 0; ``update_size``, the norm of the
       difference from the checkpoint before, and ``update_cosine``, between that difference and
       the weights it was added to.
+    - ``updates``: the group ``updates``, whether two matrices of one shape change together, see
+      :class:`~polystab.sources.weights.updates.Pair`; of components ``update_correlation`` and
+      ``update_size_correlation``, their means over pairs of layers.
     - ``singular_values``: the group ``spectra``. ``histograms``: the group of that name, on bins that
       never change.
 
@@ -189,13 +202,14 @@ class _Work:
 
     def __init__(self, asked: Weights, checkpoint: Checkpoint, wanted: Wanted) -> None:
         self.asked, self.checkpoint, self.wanted = asked, checkpoint, wanted
-        self.device = _device(checkpoint.options.device)
+        self.device = device_of(checkpoint.options.device)
         self.ones: dict[str, _One] = {}
         self.collected = [Collected(corrected) for corrected in ((False, True) if wanted.hu2023 else ())]
         self.held: list[tuple[str, Array]] | None = []
         self.skipped: set[str] = set()
         self.integers: list[str] = []
         self.bad: list[str] = []
+        self.updates = Updates()
         self.notes: list[tuple[str, str]] = []
 
     def open_others(self, stack: ExitStack) -> dict[str, Other]:
@@ -249,7 +263,10 @@ class _Work:
         for key, other in others.items():
             then = other.get(name, tuple(tensor.shape))
             if then is not None and moments.finite:
-                one.changes[key] = change(x, as_array(then))
+                before = as_array(then)
+                one.changes[key] = change(x, before)
+                if key == "update" and self.wanted.updates and known.kind == "matrix" and matrix:
+                    self.updates.add(known, x, before)
         s = None
         if not moments.finite:
             self.bad.append(f"{name} ({x.size - int(np.count_nonzero(np.isfinite(x))):,} of {x.size:,})")
@@ -307,8 +324,10 @@ class _Work:
             ):
                 one.values |= fits
             for one in self.ones.values():
-                self._put(found, one.parameter, one.values | _moved(one.changes), self.wanted.of_kind(one.matrix))
+                self._put(found, one.parameter, one.values | moved(one.changes), self.wanted.of_kind(one.matrix))
         self._pool(found)
+        for component, values in component_means(self.updates.pairs()).items():
+            self._put(found, Parameter("", component, component, -1, "other"), values, self.wanted.of_kind(True))
         for selection, subject in zip(self.collected, ("hu2023", "hu2023-corrected"), strict=False):
             for feature, value in selection.features(self.again).items():
                 if not math.isnan(value):
@@ -349,7 +368,7 @@ class _Work:
                 for name in ("init", "update")
                 if all(name in one.changes for one in ones)
             }
-            values = pooled(one.moments for one in ones).measures() | fits.get(key, {}) | _moved(changes)
+            values = pooled(one.moments for one in ones).measures() | fits.get(key, {}) | moved(changes)
             matrices = all(one.matrix for one in ones)
             self._put(found, Parameter("", key[0], key[1], key[2], "other"), values, self.wanted.of_kind(matrices))
 
@@ -360,6 +379,8 @@ class _Work:
         counts = {one.parameter: one.counts for one in self.ones.values() if one.counts is not None}
         if counts:
             found.details["histograms"] = histogram_group(counts)
+        if pairs := self.updates.pairs():
+            found.details["updates"] = updates_group(pairs)
 
     def _note(self, found: Measurement, others: Mapping[str, Other]) -> None:
         if self.bad:
@@ -377,25 +398,3 @@ class _Work:
                         "most matrices are no more like those of step 0 than chance makes them: it may be another run's.",
                     )
                 )
-
-
-def _moved(changes: Mapping[str, Change]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    if "init" in changes:
-        found |= {"distance": changes["init"].distance, "cosine": changes["init"].cosine}
-    if "update" in changes:
-        found |= {"update_size": changes["update"].distance, "update_cosine": changes["update"].update_cosine}
-    return found
-
-
-def _device(name: str) -> str:
-    """Where singular values are computed."""
-    torch = library("torch")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = str(error).partition("\n")[0]
-        raise CheckpointError("no-device", f"torch cannot use the device {name!r}: {said}") from error
-    return name

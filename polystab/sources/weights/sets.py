@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from polystab.sources.weights.fits import FAMILIES
 
-SETS = ("hu2023", "core", "moments", "fits", "spectra", "changes", "singular_values", "histograms")
+SETS = ("hu2023", "core", "moments", "fits", "spectra", "changes", "updates", "singular_values", "histograms")
 LEVELS = ("parameter", "component", "layer", "all")
 
 _MEASURES: dict[str, tuple[str, ...]] = {
@@ -25,6 +25,7 @@ _MEASURES: dict[str, tuple[str, ...]] = {
         "power_law_alpha", "power_law_from", "power_law_n", "power_law_ks",
     ),
     "changes": ("distance", "cosine", "update_size", "update_cosine"),
+    "updates": ("update_correlation", "update_size_correlation"),
 }  # fmt: skip
 
 # A dozen of a matrix, and a few of what has no spectrum.
@@ -42,6 +43,7 @@ class Wanted:
     matrices: frozenset[str]
     lists: frozenset[str]
     hu2023: bool
+    updates: bool
     singular_values: bool
     histograms: bool
 
@@ -54,6 +56,7 @@ class Wanted:
             matrices=frozenset(whole | set(_CORE if core else ())),
             lists=frozenset(whole | set(_CORE_OF_LISTS if core else ())),
             hu2023="hu2023" in chosen,
+            updates="updates" in chosen,
             singular_values="singular_values" in chosen,
             histograms="histograms" in chosen,
         )
@@ -77,4 +80,4 @@ class Wanted:
 
     @property
     def changes(self) -> bool:
-        return bool((self.matrices | self.lists).intersection(_MEASURES["changes"]))
+        return self.updates or bool((self.matrices | self.lists).intersection(_MEASURES["changes"]))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from polystab.sources.checkpoint_errors import CheckpointError, library
+
 if TYPE_CHECKING:
     import torch
 
@@ -109,6 +111,19 @@ def tridiagonal_eigenvalues(symmetric: Array) -> Floats:
     diagonal, beside = diagonal.astype(np.float64), beside.astype(np.float64)
     found, failed = lapack.dsterf(diagonal, beside)
     return np.asarray(eigh_tridiagonal(diagonal, beside, eigvals_only=True) if failed else found)
+
+
+def device_of(name: str) -> str:
+    """The device that singular values are computed on, of the options' name for it."""
+    torch = library("torch")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0]
+        raise CheckpointError("no-device", f"torch cannot use the device {name!r}: {said}") from error
+    return name
 
 
 def device_singular_values(matrix: torch.Tensor) -> Floats:
