@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 @click.option("--quick", is_flag=True, help="A short version that takes minutes.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep them although they are measured.")
 @click.option("--device", default="auto", show_default=True, help="Where models run: auto, cpu, cuda, ...")
+@click.option(
+    "--init-from",
+    metavar="CHECKPOINT",
+    help="Make the first weights of finished ones: a folder, or a pattern with {model}, {seed} and {step}.",
+)
+@click.option("--init-how", metavar="HOW", help="permute them (default), or draw: histogram, fit or normal.")
+@click.option("--init-vectors", metavar="WHICH", help="Gains and biases: final, as matrices (default), or fresh.")
 @click.option("--list", "listing", is_flag=True, help="List the suites.")
 @JSON
 def train(
@@ -35,10 +43,13 @@ def train(
     quick: bool,
     keep_checkpoints: bool,
     device: str,
+    init_from: str | None,
+    init_how: str | None,
+    init_vectors: str | None,
     listing: bool,
     as_json: bool,
 ) -> None:
-    """Train SUITE (nano, nano-factorial or nano-edge): GPT-NeoX runs on a small language, no downloads.
+    """Train SUITE (nano, nano-factorial, nano-edge or nano-init): GPT-NeoX runs on a small language, no downloads.
 
     The folder gets logs, the cube SUITE.nc with losses and whatever was measured, and
     runs.csv with the checkpoints if they are kept, for polystab fill. What is done is
@@ -54,7 +65,8 @@ def train(
     from polystab.cube.describe import coverage_sentence
     from polystab.suites.cubes import suite_cube
 
-    result = _train(suite, output, jobs, measure, quick, keep_checkpoints, device, show=not as_json)
+    begin = {"init_from": init_from, "init_how": init_how, "init_vectors": init_vectors}
+    result = _train(suite, output, jobs, measure, quick, keep_checkpoints, device, begin, show=not as_json)
     tree = suite_cube(output)
     path = Path(output) / f"{suite}{'-quick' if quick else ''}.nc"
     save_cube(tree, path)
@@ -79,7 +91,16 @@ def _list(as_json: bool) -> None:
 
 
 def _train(
-    suite: str, output: str, jobs: int, measure: str, quick: bool, keep: bool, device: str, *, show: bool
+    suite: str,
+    output: str,
+    jobs: int,
+    measure: str,
+    quick: bool,
+    keep: bool,
+    device: str,
+    begin: Mapping[str, str | None],
+    *,
+    show: bool,
 ) -> TrainResult:
     from polystab.suites.train import train as train_suite
 
@@ -93,6 +114,7 @@ def _train(
             keep_checkpoints=keep or None,
             quick=quick,
             device=device,
+            **begin,
             progress=display if show else None,
         )
     except KeyboardInterrupt:

@@ -70,6 +70,24 @@ class TestTrain:
         assert result.exit_code == 2
         assert "other settings" in result.output
 
+    def test_begins_with_finished_weights(self, tmp_path: Path) -> None:
+        run("train", "tiny", "-o", str(tmp_path / "first"))
+        source = tmp_path / "first/checkpoints/tiny-1k/seed0/step4"
+        asked = ("train", "tiny", "-o", str(tmp_path / "second"), "--init-from", str(source), "--init-how", "normal")
+        result = run(*asked)
+        assert result.exit_code == 0, result.output
+        with ps.open_cube(tmp_path / "second/tiny.nc") as cube:
+            assert cube["model"].values.tolist() == ["tiny-1k-normal"]
+            assert "--init-from CHECKPOINT --init-how normal" in cube.attrs["source"]
+        refused = run(*asked[:-1], "permute")
+        assert refused.exit_code == 2
+        assert "other settings" in refused.output
+
+    def test_names_close_ways_to_begin(self, tmp_path: Path) -> None:
+        result = run("train", "tiny", "-o", str(tmp_path), "--init-from", str(tmp_path), "--init-how", "permuted")
+        assert result.exit_code == 2
+        assert "Did you mean 'permute'" in result.output
+
     def test_needs_a_folder(self) -> None:
         result = run("train", "tiny")
         assert result.exit_code == 2
@@ -81,6 +99,7 @@ def test_lists_the_suites() -> None:
     assert listed["nano"] == 30
     assert listed["nano-factorial"] >= 25
     assert listed["nano-edge"] >= 48
+    assert listed["nano-init"] >= 15
 
 
 @pytest.mark.parametrize("name", recipes.suites())
@@ -90,6 +109,7 @@ def test_a_bundled_suite_has_a_card_that_names_its_command(name: str) -> None:
     assert f"polystab train {name} --measure evals" in result.output
 
 
+@pytest.mark.slow
 def test_a_report_without_a_cube_is_about_nano() -> None:
     said = json.loads(run("report", "--format", "json").stdout)
     assert "nano" in json.dumps(said.get("cube", said))[:2000]

@@ -55,6 +55,13 @@ Models of this size on a language of this size show how methods behave, not how 
 or another version of torch the last digits of a training step differ, and curves with them; on one machine the same
 command gives the same bytes."""
 
+_BEGINNINGS = """\
+These runs begin with weights made of finished ones, parameter by parameter (`polystab.suites.init_from`), with the
+weight seed as the source of chance; all other runs begin with Pythia's initialisation. The finished runs are trained
+first, into the folder `sources`, unless `--init-from` says where they are.
+
+"""
+
 _RULES = """\
 By the rules of `polystab.analysis.failed_runs`; a run can fail by several.
 
@@ -90,11 +97,27 @@ def data_card(tree: xr.DataTree, trained: Suite) -> str:
         f"- licence: {cube.attrs['license']}\n- detail groups: {', '.join(sorted(map(str, tree.children)))}",
         "## Recipe\n\nGPT-NeoX with parallel residual, rotary embeddings over whole heads and an untied head; Pythia's "
         "initialisation; AdamW in float32.\n\n" + _recipes(recipes),
+        *_beginnings(trained),
         _WORDS.format(module="`polystab.suites.grammar`"),
         "## What is in it\n\n" + _last_scores(cube),
         "## Runs that went wrong\n\n" + _failures(tree),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _beginnings(trained: Suite) -> list[str]:
+    """How runs begin with finished weights, if any does."""
+    rows = [
+        [
+            run.recipe.model, run.seed, run.beginning.how, run.beginning.vectors,
+            f"{run.beginning.of.recipe.model} seed {run.beginning.of.seed} step {run.beginning.of.recipe.steps}",
+        ]
+        for run in trained.runs
+        if run.beginning is not None and run.beginning.of is not None
+    ]  # fmt: skip
+    return [
+        "## First weights\n\n" + _BEGINNINGS + _table(["model", "seed", "how", "gains and biases", "of"], rows)
+    ] * bool(rows)
 
 
 def _recipes(recipes: Sequence[Recipe]) -> str:

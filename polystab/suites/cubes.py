@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from polystab.errors import ReadError, UnknownNameError
 from polystab.sources.joining import join_units
 from polystab.sources.outputs import read_settings
 from polystab.sources.unit_keys import folder_name
+from polystab.suites.beginnings import begun_by_recipe
+from polystab.suites.initialisation import VECTORS
 from polystab.suites.recipes import suite, suites
 from polystab.suites.train import ABOUT
 
@@ -50,7 +53,8 @@ def suite_cube(folder: str | os.PathLike[str]) -> xr.DataTree:
         ) from error
     title, summary = _words(root, name)
     tree = join_units(root, title=title)
-    cube = tree.to_dataset().assign_attrs(summary=summary, license="Apache-2.0", source=_source(name))
+    source = _source(name) + _beginning(name, settings)
+    cube = tree.to_dataset().assign_attrs(summary=summary, license="Apache-2.0", source=source)
     groups: dict[str, xr.Dataset] = {str(name): node.to_dataset() for name, node in tree.children.items()}
     return xr.DataTree.from_dict({"/": cube, **groups, "log": _log(root, longest, cube)})
 
@@ -78,6 +82,17 @@ def _source(name: str) -> str:
     if plain not in suites():
         return f"polystab.suites.train.train, suite {name}"
     return f"polystab train {plain}{' --quick' * (name != plain)}"
+
+
+def _beginning(name: str, settings: Mapping[str, Any]) -> str:
+    """The options that had all runs begin with finished weights; the weights have no other name than their digest."""
+    begun = settings.get("beginnings", [])
+    plain = name.removesuffix("-quick")
+    if not begun or (plain in suites() and begun_by_recipe(suite(plain))):
+        return ""
+    _, _, said = begun[0]
+    fresh = f" --init-vectors {said['vectors']}" if said["vectors"] != VECTORS[0] else ""
+    return f" --init-from CHECKPOINT --init-how {said['how']}{fresh} (weights {said['weights'][:16]})"
 
 
 def _log(root: Path, longest: int, cube: xr.Dataset) -> xr.Dataset:

@@ -85,13 +85,39 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """Finished weights that the first weights of a run are made of, see :func:`polystab.suites.init_from`.
+
+    Attributes
+    ----------
+    how, vectors : str
+        As there; its ``rng`` is the run's weight seed.
+    of : SuiteRun, optional
+        The run whose last checkpoint it is.
+    folder, digest : str
+        Where the checkpoint lies and the digest of its weights; empty until it has been looked for.
+    """
+
+    how: str
+    vectors: str = "final"
+    of: SuiteRun | None = None
+    folder: str = ""
+    digest: str = ""
+
+    def settings(self) -> dict[str, str]:
+        """What of it decides the weights; where they lie does not."""
+        return {"how": self.how, "vectors": self.vectors, "weights": self.digest}
+
+
+@dataclass(frozen=True)
 class SuiteRun:
-    """One run to be trained: a recipe and its seeds."""
+    """One run to be trained: a recipe, its seeds, and what it begins with if that is no initialisation of its own."""
 
     recipe: Recipe
     seed: int
     weight_seed: int
     data_seed: int
+    beginning: Beginning | None = None
 
 
 @dataclass(frozen=True)
@@ -112,10 +138,12 @@ class Suite:
     def settings(self) -> dict[str, Any]:
         """All that decides what is trained, as JSON can hold it."""
         recipes: Mapping[str, Recipe] = {run.recipe.model: run.recipe for run in self.runs}
+        begun = [[run.recipe.model, run.seed, run.beginning.settings()] for run in self.runs if run.beginning]
         return {
             "suite": self.name,
             "recipes": [asdict(recipe) for recipe in recipes.values()],
             "runs": [[run.recipe.model, run.seed, run.weight_seed, run.data_seed] for run in self.runs],
+            **({"beginnings": begun} if begun else {}),
         }
 
     def table(self, location: str) -> RunTable:
@@ -196,7 +224,27 @@ def _edge() -> Suite:
     )
 
 
-_SUITES = {"nano": _nano, "nano-factorial": _factorial, "nano-edge": _edge}
+def _init() -> Suite:
+    """The finished runs are none of the ordinary ones beside them, and had another order of the documents."""
+    begun = tuple(
+        SuiteRun(
+            replace(SMALL, model=f"{SMALL.model}-{how}"),
+            seed, seed, seed,
+            Beginning(how, of=SuiteRun(SMALL, seed + 5, seed + 5, seed + 5)),
+        )
+        for how in ("permute", "histogram", "normal")
+        for seed in range(5)
+    )  # fmt: skip
+    return Suite(
+        "nano-init",
+        "nano-init: 4 initialisations x 5 seeds, three of them from finished weights",
+        "The smallest size of nano from its ordinary initialisation, and from weights with the distribution of "
+        "finished ones, matrix by matrix: permuted, drawn from histograms, and normal with their mean and spread.",
+        (*_together((SMALL,), 5), *begun),
+    )
+
+
+_SUITES = {"nano": _nano, "nano-factorial": _factorial, "nano-edge": _edge, "nano-init": _init}
 
 
 def suites() -> tuple[str, ...]:
@@ -230,10 +278,13 @@ def _quick(full: Suite) -> Suite:
     """The suite with the shortened recipe: four seeds of each model, or two of each kind where they are crossed."""
     crossed = any(run.weight_seed != run.data_seed for run in full.runs)
     n = 2 if crossed else 4
-    runs = tuple(
-        replace(run, recipe=replace(run.recipe, model=f"{run.recipe.model}-quick", **QUICK))
-        for run in full.runs
-        if run.weight_seed < n and run.data_seed < n
-    )
+    runs = tuple(_short(run) for run in full.runs if run.weight_seed < n and run.data_seed < n)
     title = f"{full.name}-quick: {len(runs)} short runs of {full.name}"
     return Suite(f"{full.name}-quick", title, "A short version of a suite, to see how things work.", runs)
+
+
+def _short(run: SuiteRun) -> SuiteRun:
+    begun = run.beginning
+    if begun is not None and begun.of is not None:
+        begun = replace(begun, of=_short(begun.of))
+    return replace(run, recipe=replace(run.recipe, model=f"{run.recipe.model}-quick", **QUICK), beginning=begun)

@@ -18,12 +18,13 @@ from polystab.files import write_text
 from polystab.sources.attempts import measure_checkpoint
 from polystab.sources.checkpoint_errors import library, quiet
 from polystab.sources.measuring import check_measurers
-from polystab.sources.outputs import UnitFailure, claimed, keep_settings, write_failure
+from polystab.sources.outputs import UnitFailure, claimed, keep_settings, read_settings, write_failure
 from polystab.sources.processes import last_words, start_process
 from polystab.sources.runs import write_runs
 from polystab.sources.unit_keys import folder_name
 from polystab.sources.units import make_folder
 from polystab.suites import training as steps
+from polystab.suites.beginnings import begun, begun_by_recipe
 from polystab.suites.recipes import Suite, SuiteRun, as_run, suite
 from polystab.suites.training import Training
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 ABOUT = "suite.json"
 CHECKPOINTS = "checkpoints/{model}/seed{seed}/step{step}"
 TRAINING = "training"
+# Runs whose finished weights others begin with.
+SOURCES = "sources"
 
 
 class TrainingError(PolystabError):
@@ -114,6 +117,9 @@ def train(
     keep_checkpoints: bool | None = None,
     quick: bool = False,
     device: str = "auto",
+    init_from: str | os.PathLike[str] | None = None,
+    init_how: str | None = None,
+    init_vectors: str | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
 ) -> TrainResult:
     """Train a suite, or go on where an earlier call stopped.
@@ -121,7 +127,7 @@ def train(
     Parameters
     ----------
     name : str or Suite
-        ``nano``, ``nano-factorial`` or ``nano-edge``, or a suite of your own.
+        ``nano``, ``nano-factorial``, ``nano-edge`` or ``nano-init``, or a suite of your own.
     output : path
         Folder, made if it is not there. It gets ``runs.csv``, ``logs/`` with loss and
         gradient norm of every update, the units that :func:`polystab.sources.joining.join_units`
@@ -137,6 +143,14 @@ def train(
     device : str
         ``auto`` is an accelerator where there is one. On the CPU the same seeds give the
         same bytes, with the same version of torch.
+    init_from : path, optional
+        Finished weights that every run begins with, see :func:`polystab.suites.init_from`: the
+        folder of a checkpoint, or a pattern with ``{model}``, ``{seed}`` and ``{step}`` (the last) of the run to
+        be begun. Models are then called ``model-how``. The digest of the weights is among the
+        settings of the folder. For a suite whose recipe names the runs that others
+        begin with (``nano-init``): where they were trained, if they were; without it they are, into ``sources/``.
+    init_how, init_vectors : str, optional
+        How, with the weight seed of the run as ``rng``; by default ``permute`` and ``final``.
     progress : callable, optional
         Called with a :class:`TrainProgress` about every second.
 
@@ -147,7 +161,9 @@ def train(
     Raises
     ------
     UnknownNameError
-        No such suite or source.
+        No such suite, source or way to begin.
+    InitError
+        A run cannot begin with the weights that it should.
     ConflictError
         The folder holds another suite, or units of other settings.
     OutputError
@@ -168,6 +184,9 @@ def train(
     check_measurers(measurers)
     device = _device(device)
     make_folder(folder)
+    if init_from is None and begun_by_recipe(chosen):
+        init_from = _train_sources(chosen, folder, jobs, device, progress)
+    chosen = begun(chosen, init_from, init_how, init_vectors)
     keep_settings(folder, "suite", chosen.settings())
     write_text(folder / ABOUT, json.dumps({"title": chosen.title, "summary": chosen.summary}, indent=2) + "\n")
     kept = not measurers if keep_checkpoints is None else keep_checkpoints
@@ -185,6 +204,18 @@ def train(
     return TrainResult(
         folder, len(left), len(done), tuple(tally.diverged), tuple(tally.failed), time.monotonic() - began
     )
+
+
+def _train_sources(
+    chosen: Suite, folder: Path, jobs: int, device: str, progress: Callable[[TrainProgress], None] | None
+) -> str:
+    """Train the runs whose finished weights others begin with; gives the pattern of their checkpoints."""
+    known = read_settings(folder, "suite")
+    if known is not None and known.get("suite") != chosen.name:
+        keep_settings(folder, "suite", chosen.settings())  # says what is in the folder
+    sources = Suite(f"{chosen.name}-{SOURCES}", f"runs that {chosen.name} begins with", "", begun_by_recipe(chosen))
+    train(sources, folder / SOURCES, jobs=jobs, keep_checkpoints=True, device=device, progress=progress)
+    return str(folder.resolve() / SOURCES).replace("{", "{{").replace("}", "}}") + f"/{CHECKPOINTS}"
 
 
 class _Tally:

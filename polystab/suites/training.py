@@ -14,6 +14,7 @@ import numpy as np
 
 from polystab.files import atomic_path, write_text
 from polystab.sources.measuring import Measurement
+from polystab.suites.beginnings import first_weights
 from polystab.suites.grammar import corpus
 from polystab.suites.models import new_model
 from polystab.suites.recipes import Recipe, SuiteRun
@@ -74,7 +75,10 @@ def start(run: SuiteRun, *, device: str = "cpu") -> Training:
     """A run before its first update."""
     import torch
 
-    model = new_model(run.recipe, run.weight_seed).to(device)
+    model = new_model(run.recipe, run.weight_seed)
+    if run.beginning is not None:
+        model.load_state_dict(first_weights(run.beginning, model, rng=run.weight_seed))
+    model = model.to(device)
     decayed = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
     optimizer = torch.optim.AdamW(
@@ -146,10 +150,15 @@ def measure_losses(training: Training, since: int) -> Measurement:
     """What training itself says at a checkpoint.
 
     The training loss and the gradient norm are means over the updates since the
-    checkpoint at step ``since``; at step 0 there is only the validation loss.
+    checkpoint at step ``since``; at step 0 there is only the validation loss. The
+    provenance says what finished weights the run began with, if it did.
     """
     lower = {"units": "nat", "better": "lower"}
     found = Measurement()
+    begun = training.run.beginning
+    if begun is not None:
+        told = f"{begun.how}, vectors {begun.vectors}, rng {training.run.weight_seed}, of weights {begun.digest[:16]}"
+        found.provenance["init"] = told
     found.values["loss/validation/cross_entropy"] = validation_loss(training)
     found.metrics["loss/validation/cross_entropy"] = lower
     if training.step:

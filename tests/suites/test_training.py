@@ -114,6 +114,7 @@ def test_another_data_seed_gives_other_batches() -> None:
     assert trained(tiny(0, 0), 1).log.loss != trained(tiny(0, 1), 1).log.loss
 
 
+@pytest.mark.slow
 def test_the_same_data_seed_gives_the_same_batches_whatever_the_weight_seed() -> None:
     """At a learning rate of 0 each loss is that of the first weights on one batch, which we know."""
     training = trained(tiny(5, 2, learning_rate=0.0, weight_decay=0.0))
@@ -204,6 +205,7 @@ def test_without_a_state_a_run_starts_anew(tmp_path: Path) -> None:
     assert weights(training) == weights(steps.start(tiny(1)))
 
 
+@pytest.mark.slow
 def test_advance_says_each_step_and_stops_where_it_is_told() -> None:
     training = steps.start(tiny())
     assert list(steps.advance(training, 5)) == [1, 2, 3, 4, 5]
@@ -318,6 +320,7 @@ def test_a_run_before_its_first_update_has_not_diverged() -> None:
 # What is measured and logged.
 
 
+@pytest.mark.slow
 def test_the_first_validation_loss_is_near_that_of_guessing() -> None:
     """Logits start with variance d 2 / (5 d), half of which comes on top of the loss of equal ones."""
     found = [steps.validation_loss(steps.start(tiny(seed))) for seed in range(10)]
@@ -335,6 +338,7 @@ def test_measuring_the_validation_loss_changes_nothing() -> None:
     assert weights(measured) == weights(plain)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_validation_loss() -> None:
     training = steps.start(tiny())
     before = steps.validation_loss(training)
