@@ -1,0 +1,83 @@
+"""The log that a monitored run writes: JSON lines, as ``polystab read training-log`` reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from polystab.errors import OutputError
+from polystab.files import require_writable, write_text
+
+# The key of rows that say something, and what the last row says.
+SAID, ENDED = "said", "ended"
+
+
+class Logbook:
+    """A file with one JSON object a line, each written when it is known.
+
+    Parameters
+    ----------
+    path : path
+        What stands there from another run is kept as ``<path>.old``.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file: TextIO | None = None
+
+    def start(self, step: int) -> list[dict[str, Any]]:
+        """Begin at a step: at 0 with an empty file, else after the rows up to it, which are returned."""
+        self.close()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}.") from error
+        require_writable(self.path)
+        rows = _rows(self.path) if step and self.path.exists() else []
+        kept = [
+            row for row in rows if isinstance(row.get("step"), int) and row["step"] <= step and row.get(SAID) != ENDED
+        ]
+        if self.path.exists() and not step:
+            self.path.replace(self.path.with_name(f"{self.path.name}.old"))
+        write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
+        return kept
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a line. NaN and infinities are written as Python and JavaScript name them."""
+        try:
+            if self._file is None:
+                self._file = self.path.open("a", encoding="utf-8")
+            self._file.write(f"{json.dumps(dict(row))}\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}.") from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __del__(self) -> None:
+        # A trainer that raises never says that training is over.
+        self.close()
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of an earlier part of the run; a line that was cut short when it was killed is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
