@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from polystab.analysis.audit.checks import audit_cube
     from polystab.analysis.bootstrap.resampling import multibootstrap
     from polystab.analysis.components.split import variance_components
+    from polystab.analysis.early_warning.classifier import EarlyWarning
     from polystab.analysis.outliers.scores import outlier_scores
+    from polystab.analysis.outliers.verdicts import outlier_runs
     from polystab.analysis.phases.curves import change_points
     from polystab.analysis.training_maps import fit_training_map
     from polystab.cube.build import cube_from_records
@@ -39,7 +41,9 @@ _NAMES = {
     "polystab.analysis.audit.checks": ("audit_cube",),
     "polystab.analysis.bootstrap.resampling": ("multibootstrap",),
     "polystab.analysis.components.split": ("variance_components",),
+    "polystab.analysis.early_warning.classifier": ("EarlyWarning",),
     "polystab.analysis.outliers.scores": ("outlier_scores",),
+    "polystab.analysis.outliers.verdicts": ("outlier_runs",),
     "polystab.analysis.phases.curves": ("change_points",),
     "polystab.analysis.training_maps": ("fit_training_map",),
     "polystab.cube.build": ("cube_from_records",),
@@ -58,6 +62,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "EarlyWarning",
     "PolystabError",
     "__version__",
     "agreement",
@@ -73,6 +78,7 @@ __all__ = [
     "multibootstrap",
     "open_cube",
     "open_tree",
+    "outlier_runs",
     "outlier_scores",
     "read_lm_eval",
     "read_lm_eval_samples",

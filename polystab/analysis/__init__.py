@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from polystab.analysis.components.split import variance_components
     from polystab.analysis.components.windows import variance_over_windows
     from polystab.analysis.coverage import cube_coverage, fingerprint
+    from polystab.analysis.early_warning import EarlyWarning, evaluate_warning, prefix_features
     from polystab.analysis.failures import failed_runs, loss_spikes
     from polystab.analysis.maps.agreement import map_agreement, run_agreement
     from polystab.analysis.maps.model import TrainingMap
@@ -131,6 +132,11 @@ _NAMES = {
         "cube_coverage",
         "fingerprint",
     ),
+    "polystab.analysis.early_warning": (
+        "EarlyWarning",
+        "evaluate_warning",
+        "prefix_features",
+    ),
     "polystab.analysis.failures": (
         "failed_runs",
         "loss_spikes",
@@ -218,6 +224,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "EarlyWarning",
     "RemlFit",
     "Segmentation",
     "SequentialDetector",
@@ -246,6 +253,7 @@ __all__ = [
     "duplicate_runs",
     "embedding_matrix",
     "embedding_similarity",
+    "evaluate_warning",
     "excluded_cells",
     "expected_share",
     "failed_runs",
@@ -278,6 +286,7 @@ __all__ = [
     "permutation_test",
     "phase_size_trend",
     "pick_models",
+    "prefix_features",
     "probe_angles",
     "probe_codelengths",
     "random_subspace_angle",
