@@ -32,8 +32,12 @@ LOG_RULES = ("error", "first", "last")
 
 ELSEWHERE = {
     "audit": "polystab.cli_audit:audit",
+    "cubes": "polystab.cli_release:cubes",
     "fill": "polystab.cli_fill:fill",
+    "plan": "polystab.cli_plan:plan",
+    "release": "polystab.cli_release:release",
     "train": "polystab.cli_train:train",
+    "watch": "polystab.cli_watch:watch",
 }
 
 
@@ -321,26 +325,50 @@ def _print_audit(facts: Mapping[str, Any]) -> None:
     "--format", "format_", type=click.Choice(["html", "md", "json"]), help="Default: by the output's ending, else html."
 )
 @click.option("--title", help="Title of the page.")
+@click.option("--sections", metavar="A,B", help="Only these sections, e.g. takeaways,audit,outliers.")
+@click.option("--metrics", metavar="A,B", help="Only these metrics: ids, or patterns such as 'eval/*'.")
+@click.option("--fail-on", multiple=True, type=click.Choice(["outliers", "audit", "change"]),
+              help="Exit with 1 if a run is an outlier, the audit has an error or warning, or seeds share a change of level; "
+              "may be repeated.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a file that is not an earlier report.")
-def report(cube: str, output: str | None, format_: Any, title: str | None, overwrite: bool) -> None:
-    """Write one page on a cube: what is in it, its audit, curves, seed spread, runs that stand out.
+def report(
+    cube: str,
+    output: str | None,
+    format_: Any,
+    title: str | None,
+    sections: str | None,
+    metrics: str | None,
+    fail_on: Sequence[str],
+    overwrite: bool,
+) -> None:
+    """Write one page on a cube: its audit, curves, seed spread, variance, phases, outlier runs.
 
-    Without a cube, the page is about nano, which comes with polystab.
+    Without a cube, the page is about nano, which comes with polystab. The page is written before
+    --fail-on has its say.
     """
     from polystab.cube import open_any
-    from polystab.report.page import is_report
-    from polystab.report.page import report as write_report
+    from polystab.report.page import is_report, reasons_to_fail, write_page
+    from polystab.report.sections import known_sections
 
     if output is None and format_ in (None, "html"):
         raise click.UsageError("an HTML page needs a file: -o report.html (md and json can go to standard output).")
+    given: dict[str, Any] = {"format": format_, "title": title}
+    given |= {name: _names(text) for name, text in (("sections", sections), ("metrics", metrics)) if text is not None}
+    known_sections(given.get("sections"))
     if output is not None:
         require_writable(output, overwrite or is_report(output))
     with open_any(cube) as tree:
-        if output is None:
-            click.echo(write_report(tree, format=format_, title=title))
-        else:
-            write_report(tree, output, format=format_, title=title)
-            click.echo(f"Report: {Path(output).resolve()}")
+        page, summary = write_page(tree, output, **given)
+    click.echo(page if output is None else f"Report: {Path(output).resolve()}")
+    reasons = reasons_to_fail(summary, fail_on)
+    for reason in reasons:
+        click.echo(f"Found: {reason}", err=True)
+    if reasons:
+        sys.exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @main.command(epilog="Example: polystab info evals.nc --json")
@@ -390,30 +418,6 @@ def merge(cubes: Sequence[str], output: str, overwrite: bool, as_json: bool, on_
     require_writable(output, overwrite)
     merged: Any = merge_cubes([open_any(cube) for cube in cubes], on_conflict=on_conflict)
     _write_cubes({output: merged}, overwrite, as_json)
-
-
-@main.command(short_help="List the cubes that go by name.", epilog="Example: polystab cubes nano")
-@click.argument("name", required=False)
-@JSON
-def cubes(name: str | None, as_json: bool) -> None:
-    """List the cubes that go by name: bundled with polystab, or released. With NAME, print its data card."""
-    from polystab.cube import data_card, list_cubes
-
-    if name is not None:
-        card = data_card(name)
-        if as_json:
-            print_json({"name": name, "card": card})
-        else:
-            click.echo(card)
-        return
-
-    listed = list_cubes()
-    if as_json:
-        print_json(listed.reset_index().to_dict(orient="records"))
-        return
-    width = max(len(str(name)) for name in listed.index)
-    for label, entry in listed.iterrows():
-        click.echo(f"{label!s:<{width}}  {entry['size'] / 1e6:6.2f} MB  {entry['license']}  {entry['summary']}")
 
 
 def _step_of_revision(text: str) -> tuple[str, int]:

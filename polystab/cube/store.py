@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.cube.build import documented
+from polystab.cube.migrations import migrated
 from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube, check_cube, check_schema, validate_cube
 from polystab.errors import NotACubeError, OutputError, PolystabError, Violation, shown
@@ -119,7 +120,7 @@ def open_cube(path: PathLike) -> xr.Dataset:
     try:
         cube = xr.open_dataset(source, engine="netcdf4", decode_times=False)
         check_schema(dict(cube.attrs), where=str(path))
-        cube = _plain_text(cube)
+        cube = _plain_text(_newest(cube))
         check_cube(cube, values=False, where=str(path))
     except Exception as error:  # a damaged file can make xarray raise anything; close it, say which it was
         if cube is not None:
@@ -169,7 +170,7 @@ def _opened_tree(path: PathLike, *, check: bool) -> xr.DataTree:
     try:
         opened = xr.open_datatree(source, engine="netcdf4", decode_times=False)
         check_schema(dict(opened.attrs), where=str(path))
-        nodes = {node.path: node.to_dataset(inherit=False) for node in opened.subtree}
+        nodes = migrated({node.path: node.to_dataset(inherit=False) for node in opened.subtree})
         # Texts of the groups stay objects: one long audit detail must not widen all the others.
         nodes["/"] = _plain_text(nodes["/"])
         tree = xr.DataTree.from_dict(nodes)
@@ -183,6 +184,13 @@ def _opened_tree(path: PathLike, *, check: bool) -> xr.DataTree:
             raise
         raise _unreadable(source, error) from error
     return tree
+
+
+def _newest(cube: xr.Dataset) -> xr.Dataset:
+    """The cube in the newest schema; closing it closes its file."""
+    newest = migrated({"/": cube})["/"]
+    newest.set_close(cube.close)
+    return newest
 
 
 def _write(data: xr.Dataset, path: Path, *, group: str | None) -> None:

@@ -97,6 +97,7 @@ def test_seeds_and_steps_increase_and_metrics_are_in_order_of_name(records: pd.D
         assert cube[dim].values.tolist() == sorted(cube[dim].values.tolist())
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_order_of_rows_does_not_matter(records: pd.DataFrame, data: st.DataObject) -> None:
@@ -388,6 +389,7 @@ def test_a_cube_that_is_too_large_is_refused_before_memory_is_taken() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_size_that_overflows_an_integer_is_refused_too() -> None:
     n = 2**16
     frame = pd.DataFrame(

@@ -3,58 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import xarray as xr
+from web_server import Answer, Server
 
 import polystab as ps
-from polystab.cube import catalog
+from polystab.cube import catalog, fetching
 from polystab.cube.catalog import CatalogEntry, cube_file, find_cube, open_any
 from polystab.errors import NotACubeError, ReadError, UnknownNameError
 
 
-@dataclass
-class Server:
-    """A web server on this machine, what it serves, and which paths it was asked for."""
-
-    address: str
-    content: dict[str, bytes] = field(default_factory=dict)
-    promised: int = 0  # bytes said to follow beyond those that do
-    asked: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    state = Server("")
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.asked.append(self.path)
-            content = state.content.get(self.path)
-            if content is None:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content) + state.promised))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
-        state.address = f"http://127.0.0.1:{web.server_port}"
-        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield state
-        web.shutdown()
-        thread.join()
+    with Server().running() as server:
+        yield server
 
 
 @pytest.fixture
@@ -64,6 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fetching, "FIRST_WAIT", 0.0)
     return folder
 
 
@@ -74,7 +41,7 @@ def released(
     """A registry with one released cube, which the server has."""
     ps.save_cube(cube, tmp_path / "released.nc")
     content = (tmp_path / "released.nc").read_bytes()
-    server.content["/released.nc"] = content
+    server.answers["/released.nc"] = Answer(content)
     checksum = hashlib.sha256(content).hexdigest()
     entry = CatalogEntry("released", f"{server.address}/released.nc", checksum, len(content), "MIT", "a test")
     monkeypatch.setattr(catalog, "_registry", lambda: {"released": entry})
@@ -89,7 +56,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def test_every_bundled_cube_is_what_the_registry_says() -> None:
-    for name, entry in catalog._registry().items():
+    for name, entry in catalog._bundled().items():
         if entry.address.startswith("package:"):
             content = cube_file(name).read_bytes()
             assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.size, entry.sha256)
@@ -113,21 +80,21 @@ def test_the_registry_lists_names_once_and_in_full() -> None:
 def test_cubes_are_listed_as_a_table() -> None:
     table = ps.list_cubes()
     assert table.index.name == "name"
-    assert list(table.columns) == ["address", "sha256", "size", "license", "summary"]
+    assert list(table.columns) == ["address", "sha256", "size", "license", "summary", "version"]
     assert "demo" in table.index
 
 
 def test_a_damaged_bundled_cube_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = catalog._registry()["demo"]
     broken = CatalogEntry("demo", entry.address, "0" * 64, entry.size, entry.license, entry.summary)
-    monkeypatch.setattr(catalog, "_registry", lambda: {"demo": broken})
+    monkeypatch.setattr(catalog, "_bundled", lambda: {"demo": broken})
     with pytest.raises(ReadError, match="bundled cube 'demo' is missing or damaged; reinstall polystab"):
         ps.load_cube("demo")
 
 
 def test_a_missing_bundled_cube_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = CatalogEntry("lost", "package:lost.nc", "0" * 64, 1, "MIT", "gone")
-    monkeypatch.setattr(catalog, "_registry", lambda: {"lost": lost})
+    monkeypatch.setattr(catalog, "_bundled", lambda: {"lost": lost})
     with pytest.raises(ReadError, match="missing or damaged"):
         ps.load_cube("lost")
 
@@ -198,14 +165,15 @@ def test_a_damaged_cached_cube_is_fetched_again(released: CatalogEntry, server: 
 
 
 def test_a_wrong_checksum_is_refused_and_nothing_kept(released: CatalogEntry, server: Server, cache: Path) -> None:
-    server.content["/released.nc"] = server.content["/released.nc"] + b" "
+    content = server.answers["/released.nc"].content
+    server.answers["/released.nc"] = Answer(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ReadError, match=r"cube 'released' could not be fetched from http://127"):
         ps.load_cube("released")
     assert files_in(cache) == []
 
 
 def test_a_missing_address_is_refused_and_nothing_kept(released: CatalogEntry, server: Server, cache: Path) -> None:
-    server.content.clear()
+    server.answers.clear()
     with pytest.raises(ReadError, match="404"):
         ps.load_cube("released")
     assert files_in(cache) == []
@@ -214,8 +182,7 @@ def test_a_missing_address_is_refused_and_nothing_kept(released: CatalogEntry, s
 def test_a_body_that_breaks_off_is_refused_and_nothing_kept(
     released: CatalogEntry, server: Server, cache: Path
 ) -> None:
-    server.content["/released.nc"] = server.content["/released.nc"][:1000]
-    server.promised = 5000
+    server.answers["/released.nc"].cut = 1000
     with pytest.raises(ReadError, match="could not be fetched"):
         ps.load_cube("released")
     assert files_in(cache) == []

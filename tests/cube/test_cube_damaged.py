@@ -211,6 +211,7 @@ def test_a_file_cut_anywhere_is_refused(tree: xr.DataTree, tmp_path: Path) -> No
     assert set(outcomes.values()) == {"NotACubeError"}
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_file_that_lost_only_its_checksum_is_sound(tree: xr.DataTree, tmp_path: Path) -> None:
     ps.save_cube(tree, tmp_path / "sound")

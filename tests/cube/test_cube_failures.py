@@ -116,6 +116,7 @@ SAVE_WITH_LITTLE_ROOM = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 10_000, 120_000])
 def test_a_full_disk_costs_nothing_and_is_said(old: Path, limit: int) -> None:
     result = run(SAVE_WITH_LITTLE_ROOM, old, limit)
@@ -184,6 +185,7 @@ def test_a_read_only_disk_is_refused(small_disk: Path, cube: xr.Dataset) -> None
         assert back.sizes["seed"] == 3
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_before_the_move_leaves_the_old_file(old: Path) -> None:
     code = """
         import os, sys

@@ -26,6 +26,7 @@ answer_filter = st.one_of(st.just(""), word.filter(lambda text: not text.isdigit
 metric_ids = st.builds(MetricId, st.sampled_from(FAMILIES), subject, word, st.integers(0, 64), answer_filter)
 
 
+@pytest.mark.slow
 @given(metric_ids)
 def test_an_id_says_what_it_was_made_of(parts: MetricId) -> None:
     assert parse_metric_id(str(parts)) == parts

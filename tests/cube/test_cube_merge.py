@@ -79,6 +79,7 @@ def test_a_tree_merged_with_itself_is_itself(tree: xr.DataTree) -> None:
     assert merged["spectra/layers.0/singular"].equals(tree["spectra/layers.0/singular"])
 
 
+@pytest.mark.slow
 def test_the_order_of_cubes_does_not_matter_without_conflicts(cube: xr.Dataset, one: Make) -> None:
     cubes = [cube.isel(seed=[0]), cube.isel(seed=[1, 2]), one(0.5, stderr=0.1), one(0.7, model="pythia-12b")]
     merged = [ps.merge_cubes(list(order)) for order in itertools.permutations(cubes)]
@@ -97,6 +98,7 @@ cells = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(cells, cells)
 def test_every_value_of_every_cube_is_in_the_union(

@@ -124,6 +124,7 @@ def test_a_group_may_hold_booleans_and_dates(cube: xr.Dataset, path: Path) -> No
         assert back["mine/when"].sizes == {"x": 2}
 
 
+@pytest.mark.slow
 def test_a_file_may_be_open_several_times_and_closed_in_any_order(tree: xr.DataTree, path: Path) -> None:
     """As netCDF strings, texts would crash the whole process here, so it is one of its own."""
     ps.save_cube(tree, path)

@@ -93,12 +93,14 @@ BREAKERS: dict[str, tuple[Break, list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKERS)
 def test_each_violation_is_found_alone(cube: xr.Dataset, name: str) -> None:
     breaker, expected = BREAKERS[name]
     assert codes(breaker(cube)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKERS)
 def test_each_violation_says_what_to_do(cube: xr.Dataset, name: str) -> None:
     for violation in ps.validate_cube(BREAKERS[name][0](cube)):
@@ -141,6 +143,7 @@ def test_labels_are_listed_five_at_most_then_counted(one: Callable[..., xr.Datas
     assert violation.message == "0, 1, 2, 3, 4 and 5 more stand more than once."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKERS)
 def test_validation_never_changes_its_input(cube: xr.Dataset, name: str) -> None:
     broken = BREAKERS[name][0](cube)
