@@ -7,11 +7,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, cells, described, divided, finite, labels, median, moments, rms
+from polystab.analysis.audit.exclude import Exclude, leave_out
 from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.reml.model import RemlFit as RemlFit
 from polystab.analysis.reml.model import fit_reml as fit_reml
 from polystab.analysis.trajectories import final_steps
-from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, shown
 
 # Nothing with fewer runs gets an interval (DESIGN, rules of honest statistics, 2).
@@ -40,7 +40,9 @@ _DOCS = {
 }
 
 
-def seed_spread(cube: xr.Dataset | xr.DataTree, *, step: int | None = None, level: float = 0.95) -> xr.Dataset:
+def seed_spread(
+    cube: xr.Dataset | xr.DataTree, *, step: int | None = None, level: float = 0.95, exclude: Exclude = None
+) -> xr.Dataset:
     """Mean and spread over the seeds of each model and metric at one step, with intervals.
 
     Parameters
@@ -52,6 +54,10 @@ def seed_spread(cube: xr.Dataset | xr.DataTree, *, step: int | None = None, leve
         metric, see :func:`polystab.analysis.final_steps`.
     level : float, optional
         Confidence level of the intervals, between 0 and 1.
+    exclude : 'audit', xarray.Dataset or None, optional
+        Leave out the values that an audit says do not belong where they stand: ``audit`` makes one, a
+        Dataset holds the findings of one. See :func:`polystab.analysis.excluded_cells`; how much was
+        left out is in ``attrs`` (``excluded_values``, ``excluded_share``, ``excluded_by``).
 
     Returns
     -------
@@ -109,7 +115,7 @@ def seed_spread(cube: xr.Dataset | xr.DataTree, *, step: int | None = None, leve
     >>> [round(float(spread[name]), 4) for name in ("mean", "sd", "sd_c4", "sd_lower", "sd_upper")]
     [0.72, 0.0158, 0.0168, 0.0095, 0.0454]
     """
-    cube = as_cube(cube)
+    cube, left_out = leave_out(cube, exclude)
     if not 0 < level < 1:
         raise AnalysisError(f"level is {level}; a confidence level lies between 0 and 1, e.g. 0.95.")
     used, copies = counted_cells(cube)
@@ -150,7 +156,7 @@ def seed_spread(cube: xr.Dataset | xr.DataTree, *, step: int | None = None, leve
     result = xr.Dataset(
         {name: (("model", "metric"), column) for name, column in columns.items()},
         coords=labels(cube, "model", "metric"),
-        attrs={"level": float(level), "min_runs": MIN_RUNS},
+        attrs={"level": float(level), "min_runs": MIN_RUNS, **left_out},
     )
     return described(result, _DOCS)
 

@@ -114,3 +114,8 @@ def codes(names: Sequence[str], limit: int) -> tuple[Inline, ...]:
     if len(names) > limit:
         parts.append(f" and {len(names) - limit:,} more")
     return tuple(parts)
+
+
+def empty(text: str, command: str = "") -> Paragraph:
+    """What a section without data says: why, and the command that fills it."""
+    return paragraph(text + " ", Code(command), kind="empty") if command else paragraph(text, kind="empty")

@@ -1,4 +1,4 @@
-"""What part of a cube is searched for phases: all of most cubes, and of large ones what takes a minute or so."""
+"""What part of a cube is searched or judged: all of most cubes, and of large ones what takes a minute or so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, cells
@@ -17,6 +18,12 @@ MAX_CHECKPOINTS = 200
 
 # Checkpoints of all runs together that a training map is fitted to.
 MAX_FITTED = 8_000
+
+# Cells that are audited and in which runs are judged: 5 models of 10 runs, 154 checkpoints and 1,000 metrics are fewer.
+MAX_JUDGED = 10_000_000
+
+# Answers to test items, of all runs and checkpoints together, that are compared.
+MAX_ANSWERS = 6_000_000
 
 # A run with fewer would hardly show a state.
 MIN_CHECKPOINTS = 10
@@ -58,6 +65,28 @@ def for_map(cube: xr.Dataset, metrics: Sequence[str], models: Sequence[str]) -> 
         n_runs = _n_runs(part)
     thin, said = _thinned(part, part, max(MAX_FITTED // max(n_runs, 1), MIN_CHECKPOINTS))
     return Searched(thin, tuple(metrics), (*notes, *said))
+
+
+def for_judging(cube: xr.Dataset, ranked: Sequence[str]) -> Searched:
+    """The first metrics in which data can be audited and runs judged."""
+    each = _n_runs(cube) * cube.sizes["step"]
+    n = max(MAX_JUDGED // max(each, 1), 1)
+    if len(ranked) <= n:
+        return Searched(cube, tuple(ranked), ())
+    part = cube.sel(metric=cube["metric"].isin(list(ranked[:n])))
+    said = f"Looked at: {count(n)} of {plural(len(ranked), 'metric')}, of every kind those that training moves most."
+    return Searched(part, tuple(ranked[:n]), (said,))
+
+
+def for_agreement(items: xr.Dataset) -> tuple[npt.NDArray[np.integer], tuple[str, ...]]:
+    """The steps at which answers can be compared, evenly spaced to the last one."""
+    steps: npt.NDArray[np.integer] = np.asarray(items["step"].values)
+    each = items.sizes["model"] * items.sizes["seed"] * items.sizes["item"]
+    n = max(MAX_ANSWERS // max(each, 1), 2)
+    if len(steps) <= n:
+        return steps, ()
+    kept = steps[np.linspace(0, len(steps) - 1, n).round().astype(int)]
+    return kept, (f"Answers are compared at {count(n)} of {plural(len(steps), 'checkpoint')}, evenly spaced.",)
 
 
 def _n_runs(part: xr.Dataset) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -12,19 +12,19 @@ from polystab._version import __version__
 from polystab.plots.style import DASHED_FROM
 from polystab.report.blocks import Block, Picture
 from polystab.report.pictures import Pictures
-from polystab.report.sections import lead, sections
+from polystab.report.sections import SECTIONS, lead, sections
 
 # Names up to this length stay on one line.
 SHORT = 22
 
 
-def render_html(summary: dict[str, Any], pictures: Pictures) -> str:
+def render_html(summary: dict[str, Any], pictures: Pictures, wanted: Sequence[str] = SECTIONS) -> str:
     """The summary and its pictures as one self-contained HTML page."""
     page: str = _template().render(
         version=__version__,
         title=summary["title"],
         lead=lead(summary),
-        sections=sections(summary),
+        sections=sections(summary, wanted),
         pictures=pictures.svg,
         inks=pictures.inks,
         dashed_from=DASHED_FROM,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
 from polystab._version import __version__
 from polystab.report.blocks import Block, Bullets, Code, Details, Inline, Legend, Paragraph, Picture, Table
-from polystab.report.sections import lead, sections
+from polystab.report.sections import SECTIONS, lead, sections
 
 # Rows of one table; a Markdown file is read as text more often than not.
 MAX_ROWS = 200
@@ -17,7 +17,7 @@ MAX_ROWS = 200
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 
-def render_markdown(summary: dict[str, Any]) -> str:
+def render_markdown(summary: dict[str, Any], wanted: Sequence[str] = SECTIONS) -> str:
     """The summary as Markdown text."""
     lines = [
         f"<!-- polystab report {__version__} -->",
@@ -27,7 +27,7 @@ def render_markdown(summary: dict[str, Any]) -> str:
         escaped(lead(summary)),
         "",
     ]
-    for section in sections(summary):
+    for section in sections(summary, wanted):
         lines += [f"## {escaped(section.title)}", ""]
         for block in section.blocks:
             lines += [*_block(block), ""]

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import xarray as xr
 
+from polystab.cube.validate import as_cube
 from polystab.errors import UnknownNameError, did_you_mean
 from polystab.files import write_text
+from polystab.plots.words import listed, plural
 from polystab.report.results import analyse
+from polystab.report.sections import known_sections
 from polystab.report.summary import summary_of
 
 Format = Literal["html", "md", "json"]
@@ -40,6 +45,8 @@ def report(
     *,
     format: Format | None = None,
     title: str | None = None,
+    sections: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
     overwrite: bool = True,
 ) -> str: ...
 @overload
@@ -49,6 +56,8 @@ def report(
     *,
     format: Format | None = None,
     title: str | None = None,
+    sections: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
     overwrite: bool = True,
 ) -> Path: ...
 
@@ -59,6 +68,8 @@ def report(
     *,
     format: Format | None = None,
     title: str | None = None,
+    sections: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
     overwrite: bool = True,
 ) -> str | Path:
     """The report of a cube: one self-contained page.
@@ -73,6 +84,13 @@ def report(
         By default what the ending of ``path`` says, and HTML without a path or ending.
     title : str, optional
         In place of the cube's own title.
+    sections : sequence of str, optional
+        Which sections, in the page's order: ``takeaways``, ``audit``, ``contents``, ``curves``, ``final``,
+        ``variance``, ``agreement``, ``representations``, ``phases``, ``networks``, ``outliers``, ``warning``,
+        ``methods``. JSON always has everything.
+    metrics : sequence of str, optional
+        Which metrics the page is about: ids, or patterns such as ``eval/*`` and ``*/acc``. Everything is
+        computed from these alone.
     overwrite : bool, optional
         Replace a file that stands at ``path``.
 
@@ -86,7 +104,7 @@ def report(
     InvalidCubeError, NotACubeError
         The argument is not a (valid) cube.
     UnknownNameError
-        An unknown format, or an ending that says nothing about it.
+        An unknown format or section, an ending that says nothing about it, or a pattern without a metric.
     OutputError
         The path cannot be written, or exists and ``overwrite`` is false. What stood there
         is untouched.
@@ -104,24 +122,91 @@ def report(
     >>> page.splitlines()[0]
     '<!-- polystab report 0.1.0 -->'
     """
+    return write_page(cube, path, format=format, title=title, sections=sections, metrics=metrics, overwrite=overwrite)[
+        0
+    ]
+
+
+def write_page(
+    cube: xr.Dataset | xr.DataTree,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    format: Format | None = None,
+    title: str | None = None,
+    sections: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    overwrite: bool = True,
+) -> tuple[str | Path, dict[str, Any]]:
+    """The same as :func:`report`, and the summary behind the page."""
     chosen = _format(path, format)
-    results = analyse(cube)
+    wanted = known_sections(sections)
+    results = analyse(cube if metrics is None else with_metrics(cube, metrics))
     summary = summary_of(results, title=title)
     if chosen == "json":
         text = json.dumps(summary, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     elif chosen == "md":
         from polystab.report.markdown import render_markdown
 
-        text = render_markdown(summary).translate(_CONTROLS)
+        text = render_markdown(summary, wanted).translate(_CONTROLS)
     else:
         from polystab.report.html import render_html
         from polystab.report.pictures import draw
 
-        text = render_html(summary, draw(results, summary)).translate(_CONTROLS)
+        text = render_html(summary, draw(results, summary), wanted).translate(_CONTROLS)
     if path is None:
-        return text
+        return text, summary
     write_text(path, text, overwrite=overwrite)
-    return Path(path)
+    return Path(path), summary
+
+
+def with_metrics(cube: xr.Dataset | xr.DataTree, patterns: Sequence[str]) -> xr.Dataset | xr.DataTree:
+    """A cube, or a tree with its groups, with the metrics that match any of the patterns.
+
+    Raises
+    ------
+    UnknownNameError
+        A pattern matches none.
+    """
+    data = as_cube(cube)
+    names = [str(name) for name in data["metric"].values.tolist()]
+    kept: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        if not found:
+            raise UnknownNameError(f"no metric matches {pattern!r}. {did_you_mean(pattern, names)}")
+        kept.update(found)
+    part = data.isel(metric=[i for i, name in enumerate(names) if name in kept])
+    if not isinstance(cube, xr.DataTree):
+        return part
+    groups = {name: group.to_dataset(inherit=False) for name, group in cube.children.items()}
+    return xr.DataTree.from_dict({"/": part, **groups})
+
+
+# What a page can be asked to fail on.
+FAIL_ON = ("outliers", "audit", "change")
+
+
+def reasons_to_fail(summary: dict[str, Any], fail_on: Sequence[str]) -> list[str]:
+    """What a report says that its caller does not want: a sentence each, in the order asked for.
+
+    Parameters
+    ----------
+    summary : dict
+        From :func:`write_page`.
+    fail_on : sequence of {'outliers', 'audit', 'change'}
+        ``outliers``: any run is an outlier or diverged; ``audit``: it has an error or a warning; ``change``: the
+        seeds of a model share a change of level.
+    """
+    runs = [f"{row['model']} seed {row['seed']}" for row in summary["verdicts"]["rows"]]
+    counts = summary["findings"]["counts"]
+    found = {name: counts.get(name, 0) for name in ("error", "warning") if counts.get(name)}
+    shared = [f"{row['metric']} of {row['model']} at step {row['step']}" for row in summary["phases"]["shared"]]
+    said = {
+        "outliers": f"{plural(len(runs), 'outlier run')}: {listed(runs, 5)}" if runs else "",
+        "audit": "the audit has " + " and ".join(plural(n, name) for name, n in found.items()) if found else "",
+        "change": f"{plural(len(shared), 'shared change')} of level: {listed(shared, 3)}" if shared else "",
+    }
+    return [said[name] for name in fail_on if said[name]]
 
 
 def is_report(path: str | os.PathLike[str]) -> bool:

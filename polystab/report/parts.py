@@ -1,10 +1,11 @@
-"""Parts of the summary: shares of the variance, change points and the training map."""
+"""Parts of the summary: shares of the variance, change points, the training map, runs that went wrong."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from polystab.analysis.segments.profile import MIN_SIZES
 from polystab.plots.describe import PARTS, describe_change_points, describe_map, describe_shares, describe_transitions
@@ -132,4 +133,29 @@ def _map(results: Results) -> Summary:
         "graphs": [
             {"model": model, "picture": describe_transitions(transitions, model=model)} for model in mapped[:MAX_GRAPHS]
         ],
+    }
+
+
+# Runs that went wrong in the summary; more are counted.
+MAX_WRONG = 200
+
+
+def warning_summary(failed: xr.Dataset | None) -> Summary | None:
+    """Which runs went wrong by their logs; see :mod:`polystab.report.summary`."""
+    if failed is None:
+        return None
+    wrong = failed["wrong"].transpose("model", "seed").values
+    models, seeds, rules = (failed[dim].values for dim in ("model", "seed", "rule"))
+    by_rule = failed["failed"].transpose("model", "seed", "rule").values
+    columns = {name: failed[name].transpose("model", "seed").values for name in ("seen_at", "n_spikes", "final_loss")}
+    places = np.argwhere(wrong).tolist()
+    return {
+        "runs": failed["known"].sum().item(),
+        "wrong": len(places),
+        "rows": [
+            {"model": str(models[m]), "seed": seeds[s], "rules": [str(rule) for rule in rules[by_rule[m, s]]]}
+            | {name: column[m, s] for name, column in columns.items()}
+            for m, s in places[:MAX_WRONG]
+        ],
+        "left_out": max(len(places) - MAX_WRONG, 0),
     }

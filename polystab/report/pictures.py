@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import xarray as xr
+
 from polystab.plots.components import variance_shares
 from polystab.plots.lines import curves
 from polystab.plots.maps import coverage, outliers
@@ -67,9 +69,31 @@ def draw(results: Results, summary: dict[str, Any]) -> Pictures:
             description=summary["outliers"]["picture"],
             prefix="out",
         )
+    drawn |= _networks(results, summary, inks)
     states = () if results.map is None else tuple(state_inks(results.map.n_states))
     drawn |= _phases(results, summary["phases"], states)
     return Pictures(drawn, inks, states)
+
+
+def _networks(results: Results, summary: dict[str, Any], inks: tuple[Ink, ...]) -> dict[str, str]:
+    """Answers, probes, and statistics of the networks: curves like the others, in the same colours."""
+    networks, agreement = results.networks, summary["agreement"]["picture"]
+    wanted: list[tuple[str, xr.Dataset | None, str, list[str], str]] = []
+    if agreement is not None:
+        wanted.append(("agreement", networks.kappa, agreement["answer"], agreement["models"], agreement["picture"]))
+    for i, probe in enumerate(summary["representations"]["pictures"]):
+        wanted.append((f"probe{i}", networks.compression, probe["metric"], probe["models"], probe["picture"]))
+    for i, family in enumerate(summary["networks"]["families"]):
+        if family["metric"]:
+            wanted.append((f"network{i}", results.band, family["metric"], list(results.models), family["picture"]))
+    drawn = {}
+    for key, band, metric, models, said in wanted:
+        if band is None:
+            continue
+        own = [ink for ink, model in zip(inks, results.models, strict=True) if model in models]
+        figure = curves(band, metric=metric, models=models, inks=own, legend=False, title=False, size=PANEL)
+        drawn[key] = to_svg(figure, title=metric, description=said, prefix=f"{key}x", inks=inks)
+    return drawn
 
 
 def _phases(results: Results, phases: dict[str, Any], inks: tuple[Ink, ...]) -> dict[str, str]:

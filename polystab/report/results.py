@@ -11,6 +11,7 @@ from polystab.analysis.components.at_end import final_components
 from polystab.analysis.components.fractions import variance_fractions
 from polystab.analysis.components.split import variance_components
 from polystab.analysis.coverage import cube_coverage, fingerprint
+from polystab.analysis.failures import failed_runs
 from polystab.analysis.maps.inputs import hu2023_metrics
 from polystab.analysis.maps.reading import state_transitions
 from polystab.analysis.outliers.scores import outlier_scores
@@ -23,6 +24,8 @@ from polystab.cube.audit import AuditEntry, audit_entries
 from polystab.cube.validate import as_cube, check_cube
 from polystab.errors import AnalysisError
 from polystab.report.bounded import Searched, for_changes, for_map
+from polystab.report.judged import Judged, judge
+from polystab.report.networks import Networks, analyse_networks
 
 # More lines than this in one panel cannot be told apart.
 MAX_MODELS = 10
@@ -65,6 +68,9 @@ class Results:
     shares: tuple[str, ...]
     searched: Searched | None
     mapped: Searched | None
+    judged: Judged
+    networks: Networks
+    failed: xr.Dataset | None
 
 
 # Of every simulation behind the page, which says it.
@@ -118,7 +124,20 @@ def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
         shares=_shares(ranked, at_end),
         searched=searched,
         mapped=mapped,
+        judged=judge(cube, data, ranked["metric"].values[ranked["rank"].argsort().values].tolist(), rng=RNG),
+        networks=analyse_networks(cube, data, rng=RNG),
+        failed=_failed(cube),
     )
+
+
+def _failed(cube: xr.Dataset | xr.DataTree) -> xr.Dataset | None:
+    """Which runs went wrong by the rules on training logs; None without logs."""
+    if not isinstance(cube, xr.DataTree) or "log" not in cube.children:
+        return None
+    try:
+        return failed_runs(cube)
+    except AnalysisError:
+        return None  # a log without losses
 
 
 def _training_map(mapped: Searched | None) -> tuple[TrainingMap | None, str]:

@@ -1,13 +1,18 @@
-"""From the summary to the sections of the page: words and tables, no numbers of its own."""
+"""From the summary to the sections of the page: words and tables, no numbers of its own.
+
+The sections that are not here are in ``phase_sections``, ``judged_sections`` and ``network_sections``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from polystab.plots.describe import MAX_PHASE_ROWS, PARTS
-from polystab.plots.words import count, listed, number, percent, plural
+from polystab.errors import UnknownNameError, did_you_mean
+from polystab.plots.describe import PARTS
+from polystab.plots.words import count, listed, percent, plural
 from polystab.report import tables
 from polystab.report.blocks import (
     Block,
@@ -20,8 +25,12 @@ from polystab.report.blocks import (
     Picture,
     Section,
     codes,
+    empty,
     paragraph,
 )
+from polystab.report.judged_sections import audit, outliers, warning
+from polystab.report.network_sections import answers, networks, representations
+from polystab.report.phase_sections import phases
 
 Summary = dict[str, Any]
 
@@ -34,19 +43,55 @@ OPEN_MODELS = 25
 SHOWN_MODELS = 12
 
 
-def sections(summary: Summary) -> list[Section]:
-    """The sections of the page, in order."""
-    return [
-        Section("takeaways", "In short", tuple(_takeaways(summary))),
-        Section("contents", "What is in the cube", tuple(_contents(summary))),
-        Section("audit", "Audit: what was read, refused and replaced", tuple(_audit(summary))),
-        Section("curves", "Curves over training", tuple(_curves(summary))),
-        Section("final", "Final values and the spread over seeds", tuple(_final(summary))),
-        Section("variance", "Who is responsible for the spread", tuple(_variance(summary))),
-        Section("phases", "When training changes character", tuple(_phases(summary))),
-        Section("outliers", "Runs that stand out", tuple(_outliers(summary))),
-        Section("methods", "Methods and settings", tuple(_methods(summary))),
-    ]
+# Name, title, and what writes it, in the order of the page.
+_SECTIONS: dict[str, tuple[str, Callable[[Summary], Iterator[Block]]]] = {
+    "takeaways": ("In short", lambda summary: _takeaways(summary)),
+    "audit": ("Data and audit: is it what it says?", audit),
+    "contents": ("What is in the cube", lambda summary: _contents(summary)),
+    "curves": ("Curves over training", lambda summary: _curves(summary)),
+    "final": ("Final values and the spread over seeds", lambda summary: _final(summary)),
+    "variance": ("Who is responsible for the spread", lambda summary: _variance(summary)),
+    "agreement": ("Do runs give the same answers?", lambda summary: answers(summary["agreement"])),
+    "representations": ("What the states of the networks tell", representations),
+    "phases": ("When training changes character", phases),
+    "networks": ("Weights, activations, gradients", lambda summary: networks(summary["networks"])),
+    "outliers": ("Outlier runs", outliers),
+    "warning": ("Runs that went wrong, and early warning", lambda summary: warning(summary["warning"])),
+    "methods": ("Methods and settings", lambda summary: _methods(summary)),
+}
+SECTIONS = tuple(_SECTIONS)
+
+
+def known_sections(wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The sections that are asked for, in the order of the page; all by default.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such section.
+    """
+    if wanted is None:
+        return SECTIONS
+    asked = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in asked:
+        if name not in SECTIONS:
+            raise UnknownNameError(f"the report has no section {name!r}. {did_you_mean(name, SECTIONS)}")
+    return tuple(name for name in SECTIONS if name in asked)
+
+
+def sections(summary: Summary, wanted: Sequence[str] = SECTIONS) -> list[Section]:
+    """The sections of the page, in order; what is said first links to those that are there."""
+    found = []
+    for name in wanted:
+        title, blocks = _SECTIONS[name]
+        found.append(Section(name, title, tuple(_linked(block, wanted) for block in blocks(summary))))
+    return found
+
+
+def _linked(block: Block, there: Sequence[str]) -> Block:
+    if isinstance(block, Bullets) and block.links:
+        return replace(block, links=tuple(link if link in there else "" for link in block.links))
+    return block
 
 
 def lead(summary: Summary) -> str:
@@ -112,44 +157,10 @@ _SOURCE = (
 )
 
 
-def _audit(summary: Summary) -> Iterator[Block]:
-    audit, copies = summary["audit"], summary["copies"]
-    if copies:
-        yield paragraph(
-            "These trajectories are equal, to the last bit, to those of another seed of the same model. "
-            "They count once: every statistic below leaves them out."
-        )
-        yield tables.copies_table(copies)
-    if audit is None:
-        yield _empty(
-            "This cube carries no audit, so nothing is known about the files behind it. A cube that is read from files has one:",
-            "polystab read lm-eval RESULTS -o cube.nc",
-        )
-        return
-    totals = {status: sum(group["count"] for group in audit[status]) for status in ("refused", "replaced", "noted")}
-    said = (
-        f"{plural(audit['files'], 'file')} looked at: {count(audit['read'])} read, {count(totals['refused'])} refused."
-    )
-    if totals["replaced"]:
-        said += f" {plural(totals['replaced'], 'source')} gave way to another for the same cells."
-    yield paragraph(said + (f" {plural(totals['noted'], 'remark')}." if totals["noted"] else ""))
-    for status, what, everything in (
-        ("refused", "Refused: nothing of these files was used", "All refused files"),
-        ("replaced", "Replaced: other files took the place of some values", "All that was replaced"),
-        ("noted", "Noted: read, with something to know", "All remarks"),
-    ):
-        if audit[status]:
-            yield tables.reasons_table(audit[status], what)
-            if totals[status] > len(audit[status]):
-                yield Details(
-                    f"{everything} ({count(totals[status])})", (tables.entries_table(audit[status], everything),)
-                )
-
-
 def _curves(summary: Summary) -> Iterator[Block]:
     curves = summary["curves"]
     if not curves["metrics"]:
-        yield _empty(
+        yield empty(
             "There are no curves: no metric was measured at two steps or more. To add checkpoints of the same runs:",
             "polystab merge cube.nc more-steps.nc -o both.nc",
         )
@@ -176,7 +187,7 @@ def _curves(summary: Summary) -> Iterator[Block]:
 def _final(summary: Summary) -> Iterator[Block]:
     final = summary["final"]
     if not final["rows"]:
-        yield _empty("No value was measured.", "polystab read lm-eval RESULTS -o cube.nc")
+        yield empty("No value was measured.", "polystab read lm-eval RESULTS -o cube.nc")
         return
     if any(model["n_with_sd"] for model in final["models"]):
         yield paragraph(
@@ -190,7 +201,7 @@ def _final(summary: Summary) -> Iterator[Block]:
             )
         )
     else:
-        yield _empty(
+        yield empty(
             f"No seed statistic can be given: polystab needs at least {final['min_runs']} runs of a model. To add seeds:",
             "polystab merge seed0.nc seed1.nc seed2.nc -o seeds.nc",
         )
@@ -236,7 +247,7 @@ def _variance(summary: Summary) -> Iterator[Block]:
     variance = summary["variance"]
     rows = [row for row in variance["rows"] if row["informative"]]
     if not rows:
-        yield _empty(
+        yield empty(
             "The spread cannot be shared out: that takes several runs, and either several models or the sampling error "
             "of the test items (lm-eval's stderr). To add models or seeds:",
             "polystab merge a.nc b.nc -o both.nc",
@@ -270,125 +281,6 @@ def _meaning(part: Summary) -> str:
     return f"{said[:1].upper()}{said[1:]}."
 
 
-def _phases(summary: Summary) -> Iterator[Block]:
-    phases = summary["phases"]
-    if not phases["curves"]:
-        yield _empty(
-            f"No curve can be cut into phases: that takes {phases['min_points']} checkpoints of a run with finite values that are "
-            "not all equal. To add checkpoints of the same runs:",
-            "polystab merge cube.nc more-steps.nc -o both.nc",
-        )
-    else:
-        yield paragraph(
-            f"{count(phases['changing'])} of {plural(phases['curves'], 'curve')} (of the metrics drawn above, one curve a run) move to "
-            f"another level at some checkpoint; were there no changes at all, {percent(phases['false_alarm'])} would be said to, "
-            f"that is about {number(phases['expected'], digits=2)}. The autocorrelation of each curve is allowed for. A smooth rise is cut into "
-            "steps too: read a change as the middle of a rise, not as a jump."
-        )
-        if phases["notes"]:
-            yield Bullets(tuple((note,) for note in phases["notes"]))
-        if phases["shared"]:
-            yield paragraph(
-                "Changes that the seeds of a model share, at steps closer together than changes at unrelated steps would stand:"
-            )
-            table = tables.changes_table(phases["shared"][:OPEN_ROWS])
-            yield table
-            if len(phases["shared"]) > OPEN_ROWS:
-                yield Details(
-                    f"All {count(len(phases['shared']))} shared changes", (tables.changes_table(phases["shared"]),)
-                )
-            rows = len({(row["metric"], row["model"]) for row in phases["shared"]})
-            yield paragraph(
-                "A dot is a seed, the upright line the median of the seeds, the pale bar the interval of that median."
-                + (f" Drawn are the first {MAX_PHASE_ROWS} of {count(rows)} rows." if rows > MAX_PHASE_ROWS else "")
-            )
-            yield Picture("changes", "Changes that seeds share", phases["picture"], wide=True)
-        else:
-            yield paragraph(
-                "No change is shared by the seeds of a model."
-                if phases["seeds"] > 1
-                else "Whether seeds share a change takes two runs of a model; here each model has one that can be looked at."
-            )
-        if phases["glitches"]:
-            yield Details(
-                f"{plural(sum(len(row['seeds']) for row in phases['glitches']), 'glitch', 'glitches')}: isolated checkpoints "
-                "off their neighbours, not taken for phases",
-                (
-                    paragraph(
-                        "Where several seeds have one at the same step it may be a short phase that all go through, or a "
-                        "cause they share: look at the curves."
-                    ),
-                    tables.glitches_table(phases["glitches"]),
-                ),
-            )
-    yield from _map(phases["map"])
-
-
-def _map(found: Summary) -> Iterator[Block]:
-    if found["reason"]:
-        yield paragraph(f"There is no training map: {found['reason']}", kind="empty")
-        return
-    names = found["metrics"]
-    if found["n_states"] == 1:
-        yield paragraph("The training map has a single state: it tells no phases apart on ", *codes(names, 14), ".")
-        return
-    yield paragraph(
-        f"The training map: {plural(found['n_states'], 'state')} of a hidden Markov model, fitted to all runs together on ",
-        *codes(names, 14),
-        ", scaled by the mean and spread of each model's runs. States are numbered in the order in which runs first visit them.",
-    )
-    if found["notes"]:
-        yield Bullets(tuple((note,) for note in found["notes"]))
-    if found["runs"] > MAX_PHASE_ROWS:
-        yield paragraph(
-            f"Drawn are {MAX_PHASE_ROWS} of {count(found['runs'])} runs, as evenly from the models as can be."
-        )
-    yield Picture("map", "States of every run", found["picture"], wide=True)
-    drawn = len(found["graphs"])
-    of = f", in the first {drawn} of {count(found['models'])} models" if found["models"] > drawn else ""
-    yield paragraph(f"How the states follow one another, with the number of runs that take each way{of}:")
-    for i, graph in enumerate(found["graphs"]):
-        yield Picture(f"graph{i}", graph["model"], graph["picture"], code=True)
-
-
-def _outliers(summary: Summary) -> Iterator[Block]:
-    outliers = summary["outliers"]
-    if not outliers["runs"]:
-        yield _empty(
-            f"No run can be compared with its siblings: that takes at least {outliers['min_runs']} runs of one model at the same step. To add seeds:",
-            "polystab merge seed0.nc seed1.nc seed2.nc -o seeds.nc",
-        )
-        return
-    threshold = f"{outliers['threshold']:g}"
-    yield paragraph(
-        f"Each value is compared with those of the other seeds at the same step by robust z, 0.6745 × deviation from the median ÷ MAD; "
-        f"beyond {threshold} it is counted. This is a listing of where to look, not a verdict: nothing is corrected for the number of "
-        f"values, and even clean noise goes beyond {threshold} {_chance(outliers['expected'])}."
-    )
-    keys = [(run["model"], run["seed"]) for run in outliers["listed"]]
-    by_key = {(run["model"], run["seed"]): run for run in outliers["runs"]}
-    runs = [by_key[key] for key in keys]
-    if not runs:
-        yield paragraph(f"No value of any run lies beyond {threshold}.")
-        return
-    beyond = sum(run["n_beyond"] > 0 for run in outliers["runs"])
-    if beyond > len(runs):
-        yield paragraph(
-            f"The {len(runs)} runs with the largest share, of {count(beyond)} with any value beyond {threshold}."
-        )
-    yield tables.outliers_table(runs, outliers)
-    yield Picture("outliers", "When these runs stand out", outliers["picture"], wide=True)
-
-
-def _chance(expected: Sequence[Summary]) -> str:
-    shares = sorted({item["share"] for item in expected if item["share"] is not None})
-    if not shares:
-        return "at times"
-    if percent(shares[0]) == percent(shares[-1]):
-        return f"in {percent(shares[0])} of the values"
-    return f"in {percent(shares[0])} to {percent(shares[-1])} of the values, depending on the number of runs"
-
-
 def _methods(summary: Summary) -> Iterator[Block]:
     settings, versions = summary["methods"]["settings"], summary["methods"]["versions"]
     level = percent(summary["final"]["level"])
@@ -412,8 +304,3 @@ def _methods(summary: Summary) -> Iterator[Block]:
             ("SHA-256 of labels and values: ", Code(summary["polystab_report"]["fingerprint"])),
         )
     )
-
-
-def _empty(text: str, command: str) -> Paragraph:
-    """What a section without data says: why, and the command that fills it."""
-    return paragraph(text + " ", Code(command), kind="empty")

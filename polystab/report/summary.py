@@ -17,6 +17,9 @@
     list of ``reason``, ``count``, ``entries`` (list of ``path``, ``detail``, ``by``).
 ``copies``
     List of ``model``, ``seed``, ``of``, ``metrics`` (number; whole runs have all), ``whole``.
+``findings``
+    ``notes`` (what was left out of a large cube), ``counts`` (by severity), ``kinds``: list of ``kind``, ``severity``,
+    ``count``; ``rows``: the variables of :func:`polystab.analysis.audit_cube` without marks, worst first; ``left_out``.
 ``diverged``
     List of ``model``, ``seed``, ``values`` (number of infinite ones).
 ``curves``
@@ -42,6 +45,27 @@
     ``step``, ``seeds``; ``picture`` (in words); ``map``: ``reason`` (why there is none, or empty), ``n_states``,
     ``metrics``, ``notes``, ``selection``: list of ``n_states``, ``bic``, ``aic``, ``optimum_share``; ``runs``
     and ``models`` (with a state somewhere); ``picture``; ``graphs``: list of ``model``, ``picture``.
+``agreement``
+    ``reason`` (why there is none, or empty), ``notes``, ``level``, ``min_runs``; ``rows``: list of ``answer``, ``model``,
+    ``task``, ``step`` (the last), ``n_items``, ``agreement`` (Cohen's kappa over all pairs of runs), ``lower``, ``upper``,
+    ``p_o``, ``p_e``, ``n_runs``, ``fleiss``; ``picture``: ``answer``, ``models``, ``picture`` (in words), or None.
+``representations``
+    ``rows``: list of ``task``, ``model``, ``layer``, ``step``, ``n_runs``, ``compression``, ``lower``, ``upper`` (median and
+    middle half of runs), ``angle`` (degrees, median over pairs of runs), ``expected`` (of random subspaces);
+    ``pictures``: list of ``metric`` (task and layer), ``models``, ``picture``.
+``networks``
+    ``models`` (drawn); ``families``: list of ``family``, ``metrics`` (number), ``rows``: list of ``metric``, ``model``, ``first_step``,
+    ``first``, ``last_step``, ``last`` (medians), ``sd`` (at the final step); ``metric`` and ``picture``; ``lacking``.
+``verdicts``
+    ``false_alarm`` (per model), ``smallest_p``, ``n_tests``, ``min_runs``; ``models``: list of ``model``, ``n_judged``,
+    ``smallest_p_rank``, ``note``; ``rows``: list of ``model``, ``seed``, ``kind``, ``p_value``, ``q_value``, ``p_rank``,
+    ``group``, ``from_step``, ``until_step``, ``n_onsets``, ``because`` (list of ``metric``, ``score``), ``leads`` (list of
+    ``group``, ``order``, ``first_onset``, ``first_metric``, ``n_onsets``, ``n_metrics``); ``leads_by``;
+    ``shared_events``: list of ``model``, ``step``, ``n_metrics``, ``metrics`` (first five), and ``n_shared_events``;
+    ``n_glitches`` (cells), ``most_glitches`` (``model``, ``seed``, ``count``, or None).
+``warning``
+    None without training logs, else ``runs`` (with a log), ``wrong`` (number), ``rows``: list of ``model``, ``seed``,
+    ``rules``, ``seen_at`` (update), ``n_spikes``, ``final_loss``; ``left_out``.
 ``outliers``
     ``method``, ``threshold``, ``expected``: list of ``model``, ``share``; ``runs``: list of
     ``model``, ``seed``, ``name`` and every (model, seed) variable of
@@ -65,26 +89,23 @@ import xarray as xr
 
 from polystab._version import __version__
 from polystab.analysis.audit.runs import MIN_DISTINCT
-from polystab.analysis.outliers.scores import rank_runs
 from polystab.cube.audit import AuditEntry
 from polystab.cube.describe import cube_facts
 from polystab.plots.describe import (
     chosen,
     describe_coverage,
     describe_curves,
-    describe_outliers,
     legend_title,
     quartiles,
 )
-from polystab.report.parts import phases_summary, variance_summary
+from polystab.report.judged import findings_summary, scores_summary, verdicts_summary
+from polystab.report.networks import agreement_summary, network_summary, representations_summary
+from polystab.report.parts import phases_summary, variance_summary, warning_summary
 from polystab.report.results import MAX_MODELS, MAX_PANELS, RNG, Results, analyse
 from polystab.report.takeaways import takeaways
 
 SCHEMA = 1
 DEFAULT_TITLE = "Seed stability of training runs"
-
-# Runs in the listing of those that stand out; the JSON form has all.
-LISTED_RUNS = 20
 
 Summary = dict[str, Any]
 
@@ -129,12 +150,18 @@ def summary_of(results: Results, *, title: str | None = None) -> Summary:
         "contents": _contents(results),
         "audit": _audit(results.audit),
         "copies": _copies(results),
+        "findings": findings_summary(results.judged),
         "diverged": _diverged(results),
         "curves": _curves(results),
         "final": _final(results),
         "variance": variance_summary(results),
+        "agreement": agreement_summary(results.networks, results.models),
+        "representations": representations_summary(results.networks, results.models),
         "phases": phases_summary(results),
-        "outliers": _outliers(results),
+        "networks": network_summary(results.band, results.spread, results.ranked, results.models),
+        "verdicts": verdicts_summary(results.judged),
+        "outliers": scores_summary(results.scores),
+        "warning": warning_summary(results.failed),
         "methods": _methods(results),
     }
     cleaned: Summary = plain(summary)
@@ -321,36 +348,6 @@ def _final(results: Results) -> Summary:
     }
 
 
-def _outliers(results: Results) -> Summary:
-    scores = results.scores
-    everyone = rank_runs(scores, limit=scores.sizes["model"] * scores.sizes["seed"])
-    models, seeds = scores["model"].values.tolist(), scores["seed"].values.tolist()
-    names = scores["run_name"].values if "run_name" in scores.coords else None
-    columns = {str(name): scores[name].values for name in scores.data_vars if scores[name].dims == ("model", "seed")}
-    runs: list[Summary] = []
-    for model, seed in everyone:
-        m, s = models.index(model), seeds.index(seed)
-        run = {name: column[m, s] for name, column in columns.items()}
-        runs.append(
-            {"model": model, "seed": seed, "name": str(names[m, s]) if names is not None else ""}
-            | run
-            | {"largest_metric": str(run["largest_metric"]), "first_metric": str(run["first_metric"])}
-        )
-    listed = [(run["model"], run["seed"]) for run in runs if run["n_beyond"] > 0][:LISTED_RUNS]
-    return {
-        "method": scores.attrs["method"],
-        "threshold": scores.attrs["threshold"],
-        "min_runs": scores.attrs["min_runs"],
-        "expected": [
-            {"model": str(name), "share": share}
-            for name, share in zip(models, scores["expected_share"].values.tolist(), strict=True)
-        ],
-        "runs": runs,
-        "listed": [{"model": model, "seed": seed} for model, seed in listed],
-        "picture": describe_outliers(scores, runs=listed) if listed else "",
-    }
-
-
 def _methods(results: Results) -> Summary:
     return {
         "versions": {
@@ -361,6 +358,8 @@ def _methods(results: Results) -> Summary:
             "confidence level of intervals": results.spread.attrs["level"],
             "fewest runs for an interval": results.spread.attrs["min_runs"],
             "robust z threshold": results.scores.attrs["threshold"],
+            "false alarms of outlier verdicts, per model": results.judged.verdicts.attrs["false_alarm"],
+            "rotations behind outlier verdicts": results.judged.verdicts.attrs["draws"],
             "different values that make equal trajectories copies": MIN_DISTINCT,
             "panels at most": MAX_PANELS,
             "models in a panel at most": MAX_MODELS,

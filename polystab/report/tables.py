@@ -48,7 +48,7 @@ def models_table(models: Sequence[Summary], caption: str) -> Table:
         )
         for model in models
     ]
-    return _capped(caption, columns, [Group("", tuple(rows))])
+    return capped(caption, columns, [Group("", tuple(rows))])
 
 
 def families_table(families: Sequence[Summary]) -> Table:
@@ -62,7 +62,7 @@ def families_table(families: Sequence[Summary]) -> Table:
     rows = [
         (item["family"], count(item["metrics"]), count(item["measured"]), percent(item["share"])) for item in families
     ]
-    return _capped("Families of metrics", columns, [Group("", tuple(rows))])
+    return capped("Families of metrics", columns, [Group("", tuple(rows))])
 
 
 def reasons_table(groups: Sequence[Summary], what: str) -> Table:
@@ -82,7 +82,7 @@ def reasons_table(groups: Sequence[Summary], what: str) -> Table:
         )
         for group in groups
     ]
-    return _capped(what, columns, [Group("", tuple(rows))])
+    return capped(what, columns, [Group("", tuple(rows))])
 
 
 def entries_table(groups: Sequence[Summary], what: str) -> Table:
@@ -99,7 +99,7 @@ def entries_table(groups: Sequence[Summary], what: str) -> Table:
         for group in groups
         for entry in group["entries"]
     ]
-    return _capped(what, columns, [Group("", tuple(rows))])
+    return capped(what, columns, [Group("", tuple(rows))])
 
 
 def copies_table(copies: Sequence[Summary]) -> Table:
@@ -119,7 +119,7 @@ def copies_table(copies: Sequence[Summary]) -> Table:
         )
         for copy in copies
     ]
-    return _capped("Trajectories that repeat those of another seed", columns, [Group("", tuple(rows))])
+    return capped("Trajectories that repeat those of another seed", columns, [Group("", tuple(rows))])
 
 
 def final_table(rows: Iterable[Summary], final: Summary, caption: str) -> Table:
@@ -146,12 +146,12 @@ def final_table(rows: Iterable[Summary], final: Summary, caption: str) -> Table:
         columns += [Column("SD ÷ item error", number=True)] if with_sd else []
     if alone:
         lines = [(row["metric"], *_final_row(row, with_sd=with_sd, with_item=with_item)[1:]) for row in listed]
-        return _capped(caption, columns, [Group("", tuple(lines))])
+        return capped(caption, columns, [Group("", tuple(lines))])
     groups = []
     for metric, members in groupby(listed, key=lambda row: str(row["metric"])):
         lines = [_final_row(row, with_sd=with_sd, with_item=with_item) for row in members]
         groups.append(Group(metric, tuple(lines)))
-    return _capped(caption, columns, groups)
+    return capped(caption, columns, groups)
 
 
 def _final_row(row: Summary, *, with_sd: bool, with_item: bool) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ def components_table(rows: Sequence[Summary], parts: Sequence[Summary], level: s
         )
         for row in rows
     ]
-    return _capped("Shares of the variance at the final step", columns, [Group("", tuple(lines))])
+    return capped("Shares of the variance at the final step", columns, [Group("", tuple(lines))])
 
 
 def _share(part: Summary) -> tuple[str, str]:
@@ -239,7 +239,7 @@ def changes_table(rows: Sequence[Summary]) -> Table:
         Group(metric, tuple(_change_row(row) for row in members))
         for metric, members in groupby(rows, key=lambda row: str(row["metric"]))
     ]
-    return _capped("Shared change points", columns, groups)
+    return capped("Shared change points", columns, groups)
 
 
 def _change_row(row: Summary) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ def glitches_table(rows: Sequence[Summary]) -> Table:
         Group(metric, tuple((row["model"], count(row["step"]), ranges(row["seeds"])) for row in members))
         for metric, members in groupby(rows, key=lambda row: str(row["metric"]))
     ]
-    return _capped("Glitches", columns, groups)
+    return capped("Glitches", columns, groups)
 
 
 def outliers_table(runs: Sequence[Summary], outliers: Summary) -> Table:
@@ -298,7 +298,7 @@ def outliers_table(runs: Sequence[Summary], outliers: Summary) -> Table:
         )
         for run in runs
     ]
-    return _capped("Runs that stand out most", columns, [Group("", tuple(rows))])
+    return capped("Runs that stand out most", columns, [Group("", tuple(rows))])
 
 
 def ranges(seeds: Sequence[int]) -> str:
@@ -338,7 +338,7 @@ def _cut(text: str, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _capped(caption: str, columns: Sequence[Column], groups: Sequence[Group]) -> Table:
+def capped(caption: str, columns: Sequence[Column], groups: Sequence[Group]) -> Table:
     """A table of at most ``MAX_ROWS`` rows that knows how many it leaves out."""
     kept, room = [], MAX_ROWS
     for group in groups:

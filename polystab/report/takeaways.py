@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from polystab.plots.words import count, listed, number, percent, plural
+from polystab.report.judged import OF_FILES
 
 # A run is named first if so many times more of its cells stand out than chance makes.
 NOTABLE_EXCESS = 2.0
+
+# Outlier runs with a sentence of their own.
+MAX_OUTLIERS = 3
 
 Takeaway = dict[str, str]
 Summary = dict[str, Any]
@@ -22,9 +26,12 @@ def takeaways(summary: Summary) -> list[Takeaway]:
     found = [
         *_nothing(summary["contents"]),
         *_audit(summary["audit"]),
+        *_findings(summary["findings"]),
         *_copies(summary["copies"]),
         *_diverged(summary["diverged"]),
-        *_standing_out(summary["outliers"]),
+        *_outlier_runs(summary["verdicts"]),
+        *_standing_out(summary["outliers"], summary["verdicts"]),
+        *_wrong(summary["warning"]),
         *_few_runs(summary),
         *_spread(summary["final"]),
         *_shares(summary["variance"]),
@@ -59,6 +66,54 @@ def _audit(audit: Summary | None) -> Iterator[Takeaway]:
         )
 
 
+# Copies of whole runs, and divergence, have sentences of their own.
+_TOLD = (*OF_FILES, "diverged", "no-values")
+
+
+def _findings(findings: Summary) -> Iterator[Takeaway]:
+    """What the audit found, errors and warnings, each with the first of them in full."""
+    for severity, level, said in (("error", "bad", "error"), ("warning", "warn", "warning")):
+        kinds = [k for k in findings["kinds"] if k["severity"] == severity and k["kind"] not in _TOLD]
+        rows = [r for r in findings["rows"] if r["severity"] == severity and r["kind"] not in _TOLD]
+        if kinds and rows:
+            named = listed([f"{kind['kind']} ({count(kind['count'])})" for kind in kinds], 4)
+            n = sum(kind["count"] for kind in kinds)
+            first = "" if n == 1 else "the first: "
+            yield _item(level, "audit", f"The audit has {plural(n, said)}, {named}; {first}{rows[0]['evidence']}")
+
+
+def _outlier_runs(verdicts: Summary) -> Iterator[Takeaway]:
+    """Each outlier run, or that there is none among those judged."""
+    rows = [row for row in verdicts["rows"] if row["kind"] != "diverged"]
+    judged = sum(model["n_judged"] for model in verdicts["models"])
+    for row in rows[:MAX_OUTLIERS]:
+        metrics = listed([item["metric"] for item in row["because"]], 3)
+        text = f"{row['model']} seed {row['seed']} is an outlier"
+        if row["from_step"] >= 0:
+            text += f" from step {count(row['from_step'])} to {count(row['until_step'])}"
+        text += f" (p = {number(row['p_value'], digits=2)})" + (f", most in {metrics}" if metrics else "")
+        yield _item("bad", "outliers", text + ".")
+    if len(rows) > MAX_OUTLIERS:
+        names = listed([f"{row['model']} seed {row['seed']}" for row in rows[MAX_OUTLIERS:]], 5)
+        yield _item(
+            "bad", "outliers", f"{plural(len(rows) - MAX_OUTLIERS, 'more run is', 'more runs are')} outliers: {names}."
+        )
+    if judged and not verdicts["rows"]:
+        yield _item(
+            "info",
+            "outliers",
+            f"None of {plural(judged, 'run')} that could be judged is an outlier among its siblings.",
+        )
+
+
+def _wrong(warning: Summary | None) -> Iterator[Takeaway]:
+    if warning and warning["wrong"]:
+        names = listed([f"{row['model']} seed {row['seed']}" for row in warning["rows"]], 3)
+        rules = listed(list(dict.fromkeys(rule for row in warning["rows"] for rule in row["rules"])), 4)
+        text = f"{count(warning['wrong'])} of {plural(warning['runs'], 'run')} with a training log went wrong ({rules}): {names}."
+        yield _item("bad", "warning", text)
+
+
 def _copies(copies: list[Summary]) -> Iterator[Takeaway]:
     whole = [f"{copy['model']} seed {copy['seed']} (as seed {copy['of']})" for copy in copies if copy["whole"]]
     if whole:
@@ -87,8 +142,14 @@ def _diverged(diverged: list[Summary]) -> Iterator[Takeaway]:
         yield _item("bad", "outliers", f"{count(len(diverged))} {verb} infinite values, that is, diverged: {names}.")
 
 
-def _standing_out(outliers: Summary) -> Iterator[Takeaway]:
-    notable = [run for run in outliers["runs"] if (run["excess"] or 0) >= NOTABLE_EXCESS and run["n_sustained"] > 0]
+def _standing_out(outliers: Summary, verdicts: Summary) -> Iterator[Takeaway]:
+    """The run that stands out most among those whose model has no verdict."""
+    judged = {model["model"] for model in verdicts["models"] if model["n_judged"]}
+    notable = [
+        run
+        for run in outliers["runs"]
+        if (run["excess"] or 0) >= NOTABLE_EXCESS and run["n_sustained"] > 0 and run["model"] not in judged
+    ]
     if not notable:
         return
     run = notable[0]

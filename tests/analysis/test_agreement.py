@@ -32,6 +32,7 @@ def found(nano: xr.DataTree) -> xr.Dataset:
     return agreement(nano, pairs=True, level=None)
 
 
+@pytest.mark.slow
 def test_every_pair_of_nano_is_that_of_scikit_learn(nano: xr.DataTree, found: xr.Dataset) -> None:
     answers = nano["items"]["choice"].isel(model=2, step=[5, 30], item=slice(300, 600))
     kappa = found["pair_kappa"].sel(answer="choice", task="nano_brackets").isel(model=2, step=[5, 30])

@@ -10,8 +10,10 @@ import pytest
 import xarray as xr
 from cubes_of_arrays import make_cube
 
+from polystab.analysis.audit import equality
 from polystab.analysis.audit.checks import audit_cube
-from polystab.analysis.audit.copies import equal_pairs, shared_stretches
+from polystab.analysis.audit.copies import shared_stretches
+from polystab.analysis.audit.equality import codes, comparisons, stretches
 
 KINDS = ("identical-run", "identical-until", "identical-stretch", "same-start")
 Array = npt.NDArray[np.float64]
@@ -37,11 +39,42 @@ def found(cube_values: Array, **given: Any) -> list[tuple[str, str, int, str, in
     return [row for row in zip(*(rows[name].values.tolist() for name in columns), strict=True) if row[0] in KINDS]
 
 
-def test_equal_pairs_are_those_of_a_loop() -> None:
+def nearly_identical(n_runs: int, n_metrics: int, decimals: int, noise: float) -> Array:
+    """Smooth curves, the same for all runs but for noise well below the last decimal that is kept."""
+    rng = np.random.default_rng(decimals)
+    curve = rng.uniform(0.2, 0.8, n_metrics) * (1 - np.exp(-np.arange(60)[:, None] / 40))
+    return np.round(curve + rng.normal(0, noise * 10.0**-decimals, (1, n_runs, 60, n_metrics)), decimals)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.1, 0.3, 1.0])
+def test_rounded_runs_that_are_nearly_the_same_are_no_copies(noise: float) -> None:
+    assert found(nearly_identical(12, 12, 2, noise)) == []
+
+
+def test_codes_are_equal_where_the_values_are() -> None:
     table = np.random.default_rng(1).integers(0, 4, (7, 9)).astype(float)
     table[2, 3] = table[5, 3] = np.nan
-    expected = {(a, b, c) for a in range(7) for b in range(a + 1, 7) for c in range(9) if table[a, c] == table[b, c]}
-    assert set(zip(*(part.tolist() for part in equal_pairs(table)), strict=True)) == expected
+    table[0, 1], table[1, 1] = 0.0, -0.0
+    coded = codes(table)
+    np.testing.assert_array_equal(coded[:, None] == coded, (table[:, None] == table) | np.eye(7, dtype=bool)[..., None])
+
+
+def test_comparisons_are_of_every_two_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equality, "_BLOCK", 6)
+    table = np.random.default_rng(1).integers(0, 4, (7, 2)).astype(float)
+    seen = [
+        (a, b, same.tolist())
+        for a, others, equal, _ in comparisons(codes(table), ~np.isnan(table))
+        for b, same in zip(others.tolist(), equal, strict=True)
+    ]
+    assert seen == [(a, b, (table[a] == table[b]).tolist()) for a in range(7) for b in range(a + 1, 7)]
+
+
+def test_stretches_pass_over_cells_that_are_not_common() -> None:
+    equal = np.array([[1, 1, 0, 1, 0, 1, 1, 0]], dtype=bool)[..., None]
+    common = np.array([[1, 1, 0, 1, 1, 1, 1, 0]], dtype=bool)[..., None]
+    length, number = stretches(equal, common)
+    assert (length.item(), number.item()) == (3, 2)
 
 
 def test_honest_runs_share_nothing(value: Array) -> None:

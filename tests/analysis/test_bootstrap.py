@@ -300,6 +300,7 @@ def coverage(n_seed: int, sds: tuple[float, float, float], design: str, cells: i
     return {str(name): float(inside.sel(interval=name)) for name in inside["interval"].values}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["paired", "unpaired"])
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 def test_t_covers_where_seeds_dominate_and_the_bootstrap_does_not(n_seed: int, design: str) -> None:

@@ -137,6 +137,7 @@ def test_intervals_of_crossed_shares_cover(n_seed: int) -> None:
     assert all(0.93 <= share <= 0.97 for share in share_coverage(found, truth).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [3, 5, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("replicates", [1, 2])
 def test_intervals_of_factorial_shares_cover(n_seed: int, replicates: int) -> None:

@@ -11,6 +11,7 @@ from polystab.analysis import fit_reml, variance_components
 from polystab.errors import AnalysisError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 def test_profile_intervals_are_those_of_the_fit(missing: float) -> None:
     cube = cube_of(np.random.default_rng(1).standard_normal((4, 5, 2)), missing, np.random.default_rng(2))
@@ -21,6 +22,7 @@ def test_profile_intervals_are_those_of_the_fit(missing: float) -> None:
     np.testing.assert_allclose(of(found, "upper", "model"), expected[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_kind_of_interval_does_not_change_the_estimates() -> None:
     cube = nested_cube(np.random.default_rng(3), n=3)
     plain = variance_components(cube)
@@ -30,6 +32,7 @@ def test_the_kind_of_interval_does_not_change_the_estimates() -> None:
         assert found.attrs["intervals"] == kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["nested", "crossed", "factorial"])
 def test_the_same_rng_gives_the_same_bootstrap(design: str) -> None:
     rng = np.random.default_rng(4)

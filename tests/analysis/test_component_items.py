@@ -140,6 +140,7 @@ def test_components_of_answers_are_recovered() -> None:
         assert of(found, "estimate", name).mean() == pytest.approx(value, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["holes", "limit", "runs"])
 def test_estimates_are_unbiased_with_missing_answers(kind: str) -> None:
     rng = np.random.default_rng(3)

@@ -74,6 +74,7 @@ def test_seeds_do_not_help_where_items_are_too_few() -> None:
     assert limits[1] <= 0.03 < limits[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["paired", "unpaired"])
 @pytest.mark.parametrize("sds", [(1.0, 0.1, 1.0), (0.05, 2.0, 1.0), (0.1, 0.7, 1.0)])
 def test_the_power_is_the_one_asked_for(sds: tuple[float, float, float], design: str) -> None:

@@ -309,6 +309,7 @@ def mixed() -> list[Floats]:
     ]
 
 
+@pytest.mark.slow
 @given(st.permutations(range(10)))
 def test_the_order_of_seeds_does_not_matter(order: list[int]) -> None:
     curves, scores = mixed(), [0.9] * 9 + [0.3]

@@ -188,6 +188,7 @@ def crossed(rng: np.random.Generator, n: int, sizes: tuple[int, int], sd: tuple[
     return y, codes
 
 
+@pytest.mark.slow
 def test_many_levels_satisfy_the_likelihood_equations_of_a_direct_inverse() -> None:
     # 280 levels: beyond the dense engine. Score: tr(P Z Z') = y'P Z Z'P y / residual.
     rng = np.random.default_rng(5)
@@ -484,6 +485,7 @@ def test_profile_interval_of_a_component_at_zero_starts_at_zero() -> None:
     assert low < fit.variance["residual"] < high
 
 
+@pytest.mark.slow
 def test_profile_intervals_widen_with_the_level() -> None:
     fit = fit_reml(PASTES, {"sample": CASK, "batch": PASTE_BATCH})
     for name in fit.variance:

@@ -126,6 +126,7 @@ def two_levels(n_runs: int = 4, n: int = 40, d: int = 2, seed: int = 0) -> list[
     return [np.where(np.arange(n)[:, None] < n // 2, 0.0, 5.0) + rng.normal(size=(n, d)) for _ in range(n_runs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_an_active_floor_the_fit_is_hmmlearns_optimum(kind: Covariance) -> None:
     from hmmlearn.hmm import GaussianHMM

@@ -324,6 +324,7 @@ def test_stretch_survives_one_gap_and_not_two() -> None:
     assert stretch(np.zeros(5, dtype=bool), 0, 4) is None
 
 
+@pytest.mark.slow
 def test_the_run_that_was_made_to_go_wrong_in_the_demo_is_found() -> None:
     result = outlier_runs(polystab.testing.demo_cube(), draws=DRAWS)
     places = np.argwhere(result["outlier"].values).tolist()

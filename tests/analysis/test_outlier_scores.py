@@ -28,6 +28,7 @@ def z_by_hand(x: np.ndarray) -> np.ndarray:
     return np.asarray((x - centre) / (1.253314 * mean_ad)) if mean_ad > 0 else np.where(np.isnan(x), np.nan, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [None, 2, 4])
 def test_scores_agree_with_the_definition_cell_by_cell(levels: int | None) -> None:
     rng = np.random.default_rng(0)
@@ -150,6 +151,7 @@ def test_a_stretch_is_two_measured_checkpoints_in_a_row_on_one_side(scores: list
     assert np.flatnonzero(found).tolist() == begins
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10, 20])
 def test_expected_share_agrees_with_an_independent_loop(n: int) -> None:
     rng = np.random.default_rng(100 + n)

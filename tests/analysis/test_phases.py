@@ -70,6 +70,7 @@ def test_steps_of_an_irregular_grid_are_its_own(grid: tuple[int, ...]) -> None:
     assert (result["before"].values == 256).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", ["linear", "continuous"])
 def test_a_bend_is_found_by_lines(cost: str) -> None:
     cube = phase_cube(changes=[30_000], slope=2.0, jump=0.0, n_seeds=2, n_metrics=1, rng=0)

@@ -155,6 +155,7 @@ def test_the_input_is_left_as_it_was() -> None:
     xr.testing.assert_identical(cube, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_chi_square_interval_covers_95_percent_and_c4_removes_the_bias(n: int) -> None:
     value = np.random.default_rng(n).normal(scale=2.0, size=(1, n, 1, 20_000))

@@ -45,6 +45,7 @@ def run_lengths(n: int, *, correlation: float = 0.0, before: int = 0, **argument
 # Run lengths.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threshold", "mean", "published"),
     [(4.0, 0.0, 168), (4.0, 1.0, 8.38), (4.0, 2.0, 3.34), (5.0, 0.0, 465), (5.0, 1.0, 10.4), (5.0, 2.0, 4.01)],
@@ -54,6 +55,7 @@ def test_run_lengths_are_the_published_ones(threshold: float, mean: float, publi
     assert run_length(threshold, mean=mean, sides=2) == pytest.approx(published, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.5, 1.0])
 @pytest.mark.parametrize("stated", [100, 1000, 10_000])
 def test_thresholds_agree_with_siegmund(shift: float, stated: float) -> None:
@@ -61,6 +63,7 @@ def test_thresholds_agree_with_siegmund(shift: float, stated: float) -> None:
     assert (math.exp(reach) - reach - 1) / (shift**2 / 2) == pytest.approx(stated, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["both", "up"])
 def test_noise_alarms_as_rarely_as_stated(direction: str) -> None:
     # 1,000 runs: the standard error of the mean is 3 %.
@@ -78,6 +81,7 @@ def test_a_short_reference_leaves_the_rate_as_stated() -> None:
     assert run_lengths(1500, before=10, average_run_length=100) == pytest.approx(100, rel=0.1)
 
 
+@pytest.mark.slow
 def test_scale_and_offset_change_nothing() -> None:
     values = np.array(noise(200, 4) + [x + 2 for x in noise(20, 5)])
     plain = alarms(SequentialDetector(), values)
@@ -86,6 +90,7 @@ def test_scale_and_offset_change_nothing() -> None:
     assert alarms(SequentialDetector(), 1e6 + values) == plain
 
 
+@pytest.mark.slow
 def test_upside_down_is_the_same_the_other_way() -> None:
     values = np.array(noise(50, 4) + [x + 3 for x in noise(20, 5)])
     up, down = SequentialDetector(direction="up"), SequentialDetector(direction="down")
@@ -117,6 +122,7 @@ def test_a_larger_step_is_found_sooner() -> None:
     assert np.median(delays(1.0, n=60)) > np.median(delays(2.0, n=60)) > np.median(delays(4.0, n=60))
 
 
+@pytest.mark.slow
 def test_since_tells_when_the_change_began() -> None:
     detector = SequentialDetector(average_run_length=300)
     assert alarms(detector, [*[1.0, -1.0] * 25, 4.0, 5.0, 4.0])
@@ -157,6 +163,7 @@ def test_one_glitch_is_no_alarm_and_two_later_ones_neither() -> None:
     assert alarms(SequentialDetector(), values) == []
 
 
+@pytest.mark.slow
 def test_without_a_limit_a_glitch_is_an_alarm() -> None:
     assert alarms(SequentialDetector(limit=math.inf, reference=noise(30)), [0.0, 50.0])[0] == 1
 
@@ -192,6 +199,7 @@ def test_restart_may_keep_what_was_learnt() -> None:
 # State.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], [math.nan], [math.inf]])
 @pytest.mark.parametrize("arguments", [{}, {"limit": math.inf, "autocorrelation": 0.4, "direction": "down"}])
 def test_a_saved_detector_goes_on_as_if_nothing_happened(arguments: dict[str, Any], extra: list[float]) -> None:

@@ -44,6 +44,7 @@ def agreement(found: xr.DataArray, truth: np.ndarray) -> float:
     return float(rand_of_counts(table))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [False, True])
 @pytest.mark.parametrize("k", [3, 4])
 def test_simulated_states_are_recovered(k: int, cycle: bool) -> None:
@@ -324,6 +325,7 @@ def test_criteria_follow_from_the_likelihood() -> None:
     assert line["bic"].item() == pytest.approx(minus_two + 26 * np.log(300))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["diag", "full", "tied"])
 def test_a_map_comes_back_from_a_file_as_it_went(tmp_path: Path, covariance: Any) -> None:
     value, _ = simulated(3)
@@ -337,6 +339,7 @@ def test_a_map_comes_back_from_a_file_as_it_went(tmp_path: Path, covariance: Any
     xr.testing.assert_equal(back.decode(make_cube(value)), fitted.decode(make_cube(value)))
 
 
+@pytest.mark.slow
 def test_tied_and_full_covariances_are_labelled() -> None:
     value, _ = simulated(3)
     for covariance in ("full", "tied"):
@@ -345,6 +348,7 @@ def test_tied_and_full_covariances_are_labelled() -> None:
         assert p["variance"].values.tolist() == diagonal.tolist()
 
 
+@pytest.mark.slow
 def test_every_variable_says_what_it_is() -> None:
     value, _ = simulated(3)
     fitted = fit_training_map(make_cube(value), n_states=2, n_restarts=2, covariance="full")

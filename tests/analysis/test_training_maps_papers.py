@@ -38,6 +38,7 @@ def test_the_default_metrics_are_the_14_weight_features(pythia70m: xr.Dataset) -
     assert [name.rsplit("/", 1)[1] for name in fitted.metrics] == [name.replace("/", "_over_") for name in HU2023]
 
 
+@pytest.mark.slow
 def test_paper_mode_gives_the_published_pipelines_criteria(pythia70m: xr.Dataset) -> None:
     table = fit_training_map(pythia70m, recipe="polypythias", n_states=[1, 2, 3, 4]).selection
     assert table["n_rows"].values.tolist() == [154] * 4
@@ -55,6 +56,7 @@ def test_paper_mode_counts_parameters_up_to_8_states(pythia70m: xr.Dataset) -> N
     assert table["restart_held_out"].shape == (8, 5)
 
 
+@pytest.mark.slow
 def test_decoding_without_lengths_as_the_papers_code_does_changes_8_labels(pythia70m: xr.Dataset) -> None:
     fitted = fit_training_map(pythia70m, recipe="polypythias", n_states=4)
     apart = fitted.decode(pythia70m, one_sequence=False)["state"].values
@@ -62,6 +64,7 @@ def test_decoding_without_lengths_as_the_papers_code_does_changes_8_labels(pythi
     assert any("changes 8 of 770 states" in note for note in fitted.notes)
 
 
+@pytest.mark.slow
 def test_decoding_in_paper_mode_is_hmmlearns_predict_without_lengths(pythia70m: xr.Dataset) -> None:
     from hmmlearn.hmm import GaussianHMM
     from scipy.stats import zscore
@@ -83,6 +86,7 @@ def restarted(cube: xr.Dataset) -> tuple[xr.Dataset, int]:
     return changed, at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "n_states", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)]
 )
@@ -97,6 +101,7 @@ def test_a_late_restart_changes_earlier_states_under_the_papers_scale_only(
     assert least <= n_changed <= most
 
 
+@pytest.mark.slow
 def test_the_documented_number_of_states_that_a_restart_changes(pythia70m: xr.Dataset) -> None:
     import polystab.analysis.training_maps as module
 

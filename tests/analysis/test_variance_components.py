@@ -77,6 +77,7 @@ def test_factorial_components_are_recovered_with_replicates() -> None:
     np.testing.assert_allclose(means, [2.25, 1.0, 0.64, 1.0], rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["nested", "crossed"])
 def test_estimates_are_unbiased_with_missing_runs(design: str) -> None:
     rng = np.random.default_rng(5)
@@ -265,6 +266,7 @@ def test_the_interval_of_a_model_component_touches_zero_where_the_f_test_does() 
 CELLS = 4000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 def test_nested_intervals_cover(n_seed: int, missing: float) -> None:
@@ -283,6 +285,7 @@ def test_crossed_intervals_cover(n_seed: int) -> None:
     assert all(0.93 <= share <= 0.97 for share in coverage(found, truth).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 @pytest.mark.parametrize("replicates", [1, 2])
 def test_factorial_intervals_cover(n_seed: int, replicates: int) -> None:

@@ -70,6 +70,7 @@ def test_a_map_of_too_many_runs_is_of_the_models_drawn(monkeypatch: pytest.Monke
     assert found.notes[0] == "Mapped: the 1 model drawn above, of 2."
 
 
+@pytest.mark.slow
 def test_what_was_left_out_stands_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "MAX_CURVES", 6)
     summary = summarise(lines())

@@ -21,6 +21,7 @@ import polystab as ps
 import polystab.report
 from polystab.errors import InvalidCubeError, NotACubeError, OutputError, UnknownNameError
 from polystab.report.page import is_report, report
+from polystab.report.sections import SECTIONS
 from polystab.report.summary import summarise
 
 
@@ -89,6 +90,7 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_runs_nothing(html: str) -> None:
     page = Page(html)
     names = Counter(tag for tag, _ in page.tags)
@@ -118,7 +120,7 @@ def test_headings_tables_and_pictures_can_be_followed_without_eyes(html: str) ->
     page = Page(html)
     assert len(page.all("h1")) == 1
     assert page.all("html") == [{"lang": "en"}]
-    assert [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)] == ["h1", *["h2"] * 9]
+    assert [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)] == ["h1", *["h2"] * len(SECTIONS)]
     assert all(attrs.get("scope") in ("col", "row", "rowgroup") for attrs in page.all("th"))
     drawn = [attrs for attrs in page.all("svg") if attrs.get("aria-hidden") != "true"]
     assert drawn
@@ -150,6 +152,7 @@ def test_the_page_is_well_formed(html: str) -> None:
     assert stack == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["html", "md"])
 def test_markup_in_names_stays_text(hostile: xr.DataTree, format: str) -> None:
     text = report(hostile, format=format)  # type: ignore[call-overload]
@@ -170,6 +173,7 @@ def test_hostile_names_survive_in_json(hostile: xr.DataTree) -> None:
     assert summary["audit"]["refused"][0]["entries"][0]["path"].startswith("<script>")
 
 
+@pytest.mark.slow
 def test_json_is_strict_and_is_the_summary(tree: xr.DataTree) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -177,6 +181,7 @@ def test_json_is_strict_and_is_the_summary(tree: xr.DataTree) -> None:
     assert json.loads(report(tree, format="json"), parse_constant=refuse) == summarise(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["r.html", "r.HTM", "r.md", "r.markdown", "r.json", "r"])
 def test_every_format_carries_the_mark_of_a_report(single: xr.Dataset, tmp_path: Path, name: str) -> None:
     path = report(single, tmp_path / name)
@@ -303,10 +308,17 @@ def test_many_refused_files_are_capped_and_counted(single: xr.Dataset) -> None:
     assert "3,500 more rows are left out" in page
 
 
+@pytest.mark.slow
 def test_real_training_maps_name_seed_3_and_4(shared_data: Path) -> None:
     table = pd.read_csv(shared_data / "pythia-training-maps" / "training_maps.tsv", sep="\t")
     frame = pd.DataFrame({"model": "pythia-410m", "seed": table["seed"], "step": table["step"], "metric": "eval/average/score", "value": table["score"]})  # fmt: skip
     summary = summarise(ps.cube_from_records(frame))
     listed = [(run["seed"], run["first_step"]) for run in summary["outliers"]["runs"] if run["first_step"] >= 0]
     assert listed == [(3, 83000), (4, 123000)]
-    assert summary["takeaways"][0]["text"].startswith("pythia-410m seed 3 stands out most")
+    said = [item["text"] for item in summary["takeaways"] if item["level"] == "bad"]
+    assert sorted(text.split(" to ")[0] for text in said) == [
+        "pythia-410m seed 3 is an outlier from step 83,000",
+        "pythia-410m seed 4 is an outlier from step 123,000",
+    ]
+    restarts = [row["seed"] for row in summary["findings"]["rows"] if row["kind"] == "restart"]
+    assert restarts == [3, 4]

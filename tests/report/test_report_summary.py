@@ -42,6 +42,7 @@ def summary(tree: xr.DataTree) -> dict:
     return summarise(tree)
 
 
+@pytest.mark.slow
 def test_the_first_key_is_the_mark(summary: dict) -> None:
     assert next(iter(summary)) == "polystab_report"
 
@@ -95,6 +96,7 @@ def test_the_takeaway_on_seeds_is_of_the_metric_that_training_moves_most(summary
     assert f" of the spread in {most['metric']} at the end of training, models " in said
 
 
+@pytest.mark.slow
 def test_a_factorial_cube_is_told_by_initialisation_and_order() -> None:
     said = [item["text"] for item in summarise(ps.load_cube("nano-factorial"))["takeaways"]]
     (text,) = (item for item in said if "initialisation" in item.lower())
@@ -102,6 +104,7 @@ def test_a_factorial_cube_is_told_by_initialisation_and_order() -> None:
     assert "data order" in text
 
 
+@pytest.mark.slow
 def test_shared_changes_are_the_numbers_of_consensus_change_points() -> None:
     cube = polystab.testing.phase_cube(changes=[20_000, 40_000], n_metrics=2, jump=4.0, rng=0)
     summary = summarise(cube)["phases"]
@@ -115,6 +118,7 @@ def test_shared_changes_are_the_numbers_of_consensus_change_points() -> None:
     assert {graph["model"] for graph in summary["map"]["graphs"]} == set(cube["model"].values.tolist())
 
 
+@pytest.mark.slow
 def test_glitches_that_seeds_share_stand_in_one_row() -> None:
     cube = polystab.testing.phase_cube(changes=[40_000], n_metrics=1, n_seeds=4, jump=4.0, rng=0).copy(deep=True)
     cube["value"][0, :2, 20] += 40
@@ -134,6 +138,7 @@ def test_too_few_checkpoints_for_a_map_are_said_with_the_count(single: xr.Datase
     assert "2 checkpoints" in reason
 
 
+@pytest.mark.slow
 def test_one_model_without_item_errors_has_no_shares_and_says_what_is_missing() -> None:
     cube = plain_cube().isel(model=[0]).drop_vars("stderr", errors="ignore")
     summary = summarise(cube)
@@ -192,6 +197,7 @@ def test_an_empty_cube_has_a_report() -> None:
     assert summary["takeaways"][0]["text"] == "The cube holds no value: nothing was measured."
 
 
+@pytest.mark.slow
 def test_ragged_mixed_cubes_have_a_report() -> None:
     rng = np.random.default_rng(0)
     rows = [
@@ -247,6 +253,7 @@ def test_constant_curves_are_not_called_too_short() -> None:
     assert "8 checkpoints of a run with finite values that are not all equal" in said
 
 
+@pytest.mark.slow
 def test_false_alarms_expected_of_few_curves_are_not_rounded_to_none() -> None:
     assert "about 0.15." in phases_text(polystab.testing.phase_cube(n_seeds=3, n_metrics=1, changes=[], rng=0))
 

@@ -220,6 +220,23 @@ class TestJoining:
         assert got.loc[1, ["x", "y", "z"]].tolist() == [-1, 1, 1]
         assert reasons(tree, "noted") == ["labels-differ", "labels-differ"]
 
+    def test_a_model_with_fewer_layers_lacks_nothing(self, write: Write, out: Path) -> None:
+        for model, n_layers in (("small", 2), ("large", 4)):
+            norm = xr.Dataset({"norm": ("layer", np.ones(n_layers))}, coords={"layer": np.arange(n_layers)})
+            write(model=model, details={"layers": norm})
+        assert reasons(join_units(out), "noted") == []
+
+    def test_a_checkpoint_with_fewer_layers_than_its_model_is_noted(self, write: Write, out: Path) -> None:
+        for step, n_layers in ((0, 2), (1, 4)):
+            norm = xr.Dataset({"norm": ("layer", np.ones(n_layers))}, coords={"layer": np.arange(n_layers)})
+            write(step=step, details={"layers": norm})
+        assert reasons(join_units(out), "noted") == ["labels-differ"]
+
+    def test_models_with_other_items_are_noted(self, write: Write, out: Path) -> None:
+        write(model="small", details={"items": items(["x", "y"], [1, 0])})
+        write(model="large", details={"items": items(["x"], [1])})
+        assert reasons(join_units(out), "noted") == ["labels-differ"]
+
     def test_items_that_mean_something_else_are_refused(self, write: Write, out: Path) -> None:
         write(details={"items": items(["x"], [1])})
         write(step=1, details={"items": items(["x"], [1], doc_hash=("item", ["other"]))})

@@ -13,6 +13,7 @@ from polystab.analysis.agreement.blocks import CODE, COMPARISONS, REASONS, STATI
 from polystab.analysis.agreement.inputs import Codes, ItemTable, blocks, read_items
 from polystab.analysis.agreement.kernels import some
 from polystab.analysis.arrays import Floats, Ints, described
+from polystab.analysis.audit.exclude import Exclude, leave_out_items
 from polystab.analysis.options import check_shares, flagged
 from polystab.analysis.variance import MIN_RUNS
 from polystab.errors import AnalysisError, shown
@@ -60,6 +61,7 @@ def agreement(
     answers: str | Iterable[str] | None = None,
     pairs: bool = False,
     level: float | None = 0.95,
+    exclude: Exclude = None,
 ) -> xr.Dataset:
     """How far runs give the same answers to the same items, beyond chance, at every step.
 
@@ -75,6 +77,10 @@ def agreement(
         Give the matrix of all pairs of runs too.
     level : float or None, optional
         Confidence level of the intervals, between 0 and 1; ``None`` for none, which is quicker.
+    exclude : 'audit', xarray.Dataset or None, optional
+        Leave out the answers that an audit says do not belong where they stand: ``audit`` makes one, a
+        Dataset holds the findings of one. See :func:`polystab.analysis.excluded_cells`; how much was
+        left out is in ``attrs`` (``excluded_values``, ``excluded_share``, ``excluded_by``).
 
     Returns
     -------
@@ -177,6 +183,7 @@ def agreement(
     """
     if level is not None:
         check_shares(level=level)
+    items, left_out = leave_out_items(items, exclude)
     table = read_items(items, answers)
     place = _reference(table, reference)
     found = [_of_answer(table, name, place, pairs, level) for name in table.codes]
@@ -184,11 +191,15 @@ def agreement(
     result = result.assign_coords(task=("task", np.array(table.tasks)))
     result["n_task_items"] = ("task", np.array(table.n_items))
     result["is_copy"] = (("task", "model", "seed"), table.copies)
-    result.attrs = {
-        "reference": int(table.coords["seed"][place]),
-        "min_runs": MIN_RUNS,
-        "n_items_joined": table.n_joined,
-    } | ({} if level is None else {"level": float(level)})
+    result.attrs = (
+        {
+            "reference": int(table.coords["seed"][place]),
+            "min_runs": MIN_RUNS,
+            "n_items_joined": table.n_joined,
+        }
+        | ({} if level is None else {"level": float(level)})
+        | left_out
+    )
     described(result, {name: text for name, text in _DOCS.items() if name in result})
     return flagged(result, {"reason": REASONS, "run_reason": REASONS})
 

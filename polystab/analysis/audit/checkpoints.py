@@ -13,15 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from polystab.analysis.arrays import Bools, Floats, Ints
-from polystab.analysis.audit.copies import CHANCE, equal_pairs
+from polystab.analysis.audit.copies import CHANCE
+from polystab.analysis.audit.equality import codes, comparisons, varied
 from polystab.analysis.audit.findings import Finding, Labels, counted, listed_steps
 from polystab.analysis.audit.runs import MIN_DISTINCT, hashed
 
 # Consecutive values of one metric that are looked up elsewhere; all of them must differ.
 WINDOW = 5
 
-# Neighbours up to this many measured checkpoints away say how coarse a metric is.
+# Neighbours up to this many checkpoints away say how coarse a metric is, in each part of training:
+# late in training a metric may hardly move.
 LAGS = 5
+PARTS, PART_STEPS = 8, 10
 
 
 def checkpoint_findings(values: Floats, labels: Labels, family: npt.NDArray[np.str_]) -> list[Finding]:
@@ -48,21 +51,26 @@ def checkpoint_findings(values: Floats, labels: Labels, family: npt.NDArray[np.s
 
 
 def _weights(rows: Floats) -> Floats:
-    """``-ln p`` per metric, p the share of neighbouring values of a run that are equal.
+    """``-ln p`` per (step, metric), p the share of neighbouring values of a run that are equal: in all, or more so here.
 
     Pairs of checkpoints that agree in every cell are the copies looked for; they are left out.
     """
-    equal = np.zeros(rows.shape[2])
-    common = np.zeros(rows.shape[2])
-    for lag in range(1, min(LAGS, rows.shape[1] - 1) + 1):
+    n_step, n_metric = rows.shape[1:]
+    n_part = min(PARTS, max(n_step // PART_STEPS, 1))
+    part_of = np.arange(n_step) * n_part // n_step
+    equal, common = np.zeros((2, n_part, n_metric))
+    for lag in range(1, min(LAGS, n_step - 1) + 1):
         one, other = rows[:, lag:], rows[:, :-lag]
         both = ~np.isnan(one) & ~np.isnan(other)
         same = both & (one == other)
-        if rows.shape[2] >= MIN_DISTINCT:
+        if n_metric >= MIN_DISTINCT:
             both &= ~(same == both).all(axis=2, keepdims=True)
-        equal += (same & both).sum(axis=(0, 1))
-        common += both.sum(axis=(0, 1))
-    return np.asarray(-np.log((equal + 0.5) / (common + 1)))
+        np.add.at(equal, part_of[lag:], (same & both).sum(axis=0))
+        np.add.at(common, part_of[lag:], both.sum(axis=0))
+    overall = (equal.sum(axis=0) + 0.5) / (common.sum(axis=0) + 1)
+    # Of a part only what a few coincidences do not explain.
+    here = np.maximum(equal - 2 * np.sqrt(equal), 0) / np.maximum(common, 1)
+    return np.asarray(-np.log(np.maximum(overall, here))[part_of], dtype=np.float64)
 
 
 def _repeated_checkpoints(
@@ -77,7 +85,7 @@ def _repeated_checkpoints(
         said: list[set[int]] = []
         for number, metrics in enumerate(groups):
             part = rows[r][:, metrics]
-            for steps in _equal_steps(part, weights[metrics], len(rows)):
+            for steps in _equal_steps(part, weights[:, metrics], len(rows)):
                 if any(set(steps) <= other for other in said):
                     continue
                 said.append(set(steps))
@@ -89,22 +97,18 @@ def _equal_steps(part: Floats, weights: Floats, n_run: int) -> list[list[int]]:
     n_step = len(part)
     known = ~np.isnan(part)
     # A metric that never changes tells no checkpoint from another.
-    with_numbers = known.any(axis=0)
     low = np.min(part, axis=0, initial=np.inf, where=known)
     high = np.max(part, axis=0, initial=-np.inf, where=known)
-    varies = with_numbers & (low < high)
-    part, weights, known = part[:, varies], weights[varies], known[:, varies]
-    a, b, _ = equal_pairs(part)
-    pairs, equal = np.unique(a * n_step + b, return_counts=True)
-    first, second = np.divmod(pairs, n_step)
+    varies = known.any(axis=0) & (low < high)
+    part, weights, known = part[:, varies], weights[:, varies], known[:, varies]
     enough = np.log(n_run * n_step**2 / 2 / CHANCE)
     leader = np.arange(n_step)
-    for one, other, count in zip(first.tolist(), second.tolist(), equal.tolist(), strict=True):
-        both = known[one] & known[other]
-        if count < MIN_DISTINCT or count != both.sum() or weights[both].sum() < enough:
-            continue
-        if len(np.unique(part[one, both])) >= MIN_DISTINCT:
-            leader[other] = min(leader[other], leader[one])
+    for one, others, equal, common in comparisons(codes(part), known):
+        alike = np.flatnonzero((equal == common).all(axis=1))
+        weight = np.sum(np.minimum(weights[one], weights[others[alike]]), axis=1, where=common[alike])
+        for i in alike[weight >= enough].tolist():
+            if varied(part[one, common[i]]):
+                leader[others[i]] = min(leader[others[i]], leader[one])
     groups: dict[int, list[int]] = defaultdict(list)
     for step, head in enumerate(leader.tolist()):
         groups[head].append(step)
@@ -164,8 +168,8 @@ def _misplaced(rows: Floats, there: Ints, labels: Labels, weights: Floats) -> li
     for group in np.split(measured[order], cuts):
         if len(group) < 2:
             continue
-        row = table[group[0]]
-        if weights[~np.isnan(row)].sum() < enough or len(np.unique(row[~np.isnan(row)])) < MIN_DISTINCT:
+        row, least = table[group[0]], weights[group % n_step].min(axis=0)
+        if least[~np.isnan(row)].sum() < enough or not varied(row[~np.isnan(row)]):
             continue
         members = [divmod(int(place), n_step) for place in sorted(group.tolist())]
         run, step = members[0]
@@ -200,12 +204,16 @@ def _shifted(rows: Floats, there: Ints, labels: Labels, weights: Floats, found: 
     for k in range(n_metric):
         for pair, places in _window_hits(rows[:, :, k]):
             hits[pair][k].update(places)
-    enough = np.log((n_run * n_step) ** 2 / 2 * n_metric / CHANCE)
+    enough = np.log(n_run**2 * n_step / CHANCE)
+    # Every stretch might have begun anywhere, in any metric; without this charge coincidences in many metrics add up.
+    charge = 1 + np.log(n_step * n_metric)
     # Values that were found to stand at a wrong step as whole checkpoints are not said again.
     said = {(f.model, f.seed, f.other_model, f.other_seed) for f in found if f.kind == "shifted-values"}
     copied = {(f.model, f.seed) for f in found if f.kind == "copied-checkpoint"}
-    for (a, b, lag), metrics in sorted(hits.items(), key=lambda hit: (hit[0][1], abs(hit[0][2]), hit[0])):
-        if sum(len(places) * weights[k] for k, places in metrics.items()) < enough:
+    for (a, b, lag), hit in sorted(hits.items(), key=lambda hit: (hit[0][1], abs(hit[0][2]), hit[0])):
+        proof = {k: _proof(places, weights[:, k], charge) for k, places in hit.items()}
+        metrics = {k: places for k, places in hit.items() if proof[k] > 0}
+        if sum(proof[k] for k in metrics) < enough:
             continue
         one, other = int(there[a]), int(there[b])
         (model, seed), (other_model, other_seed) = labels.run(other), labels.run(one)
@@ -227,6 +235,13 @@ def _shifted(rows: Floats, there: Ints, labels: Labels, weights: Floats, found: 
         )  # fmt: skip
 
 
+def _proof(places: set[tuple[int, int]], weights: Floats, charge: float) -> float:
+    """What equal values at some places weigh, less the charge for each stretch of them without a gap."""
+    steps = np.array(sorted(places))
+    weight = np.minimum(weights[steps[:, 0]], weights[steps[:, 1]]).sum()
+    return float(weight - charge * (1 + (np.diff(steps[:, 0]) > LAGS).sum()))
+
+
 def _window_hits(column: Floats) -> Iterator[tuple[tuple[int, int, int], list[tuple[int, int]]]]:
     """Windows of values that occur at two different places, as (run, run, shift) and the steps of both.
 
@@ -243,9 +258,11 @@ def _window_hits(column: Floats) -> Iterator[tuple[tuple[int, int, int], list[tu
         return
     keys = hashed(np.ascontiguousarray(windows[run, start]))
     order = np.lexsort((run, start, keys))
-    for i in np.flatnonzero(keys[order][1:] == keys[order][:-1]).tolist():
-        one, other = int(order[i]), int(order[i + 1])
-        (a, s), (b, t) = (int(run[one]), int(start[one])), (int(run[other]), int(start[other]))
-        if s != t and np.array_equal(windows[a, s], windows[b, t]):
-            places = zip(step_of[a, s : s + WINDOW].tolist(), step_of[b, t : t + WINDOW].tolist(), strict=True)
-            yield (a, b, t - s), list(places)
+    one, other = order[:-1], order[1:]
+    elsewhere = (keys[one] == keys[other]) & (start[one] != start[other])
+    one, other = one[elsewhere], other[elsewhere]
+    same = (windows[run[one], start[one]] == windows[run[other], start[other]]).all(axis=1)
+    for i, j in zip(one[same].tolist(), other[same].tolist(), strict=True):
+        (a, s), (b, t) = (int(run[i]), int(start[i])), (int(run[j]), int(start[j]))
+        places = zip(step_of[a, s : s + WINDOW].tolist(), step_of[b, t : t + WINDOW].tolist(), strict=True)
+        yield (a, b, t - s), list(places)

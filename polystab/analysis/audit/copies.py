@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 
 from polystab.analysis.arrays import Bools, Floats, Ints
+from polystab.analysis.audit.equality import Codes, codes, comparisons, stretches, varied
 from polystab.analysis.audit.findings import Finding, Labels, counted, listed_steps
 from polystab.analysis.audit.runs import MIN_DISTINCT, hashed
 
@@ -32,23 +34,6 @@ class Stretch(NamedTuple):
     metrics: tuple[int, ...] | None
     starts: bool
     ends: bool
-
-
-def equal_pairs(table: Floats) -> tuple[Ints, Ints, Ints]:
-    """First row, second row (later) and column of every two equal numbers in a column; NaN equals nothing."""
-    order = np.argsort(table, axis=0, kind="stable")
-    ordered = np.take_along_axis(table, order, axis=0)
-    found: list[tuple[Ints, Ints, Ints]] = []
-    for lag in range(1, len(table)):
-        at, column = np.nonzero(ordered[lag:] == ordered[:-lag])
-        if not len(at):
-            break
-        found.append((order[at, column], order[at + lag, column], column))
-    if not found:
-        none = np.zeros(0, dtype=np.int64)
-        return none, none, none
-    first, second, columns = (np.concatenate(part) for part in zip(*found, strict=True))
-    return first, second, columns
 
 
 def shared_stretches(values: Floats, model_of: Ints) -> list[Stretch]:
@@ -77,7 +62,7 @@ def shared_stretches(values: Floats, model_of: Ints) -> list[Stretch]:
     for b in np.flatnonzero(first != np.arange(len(values))).tolist():
         known = ~np.isnan(values[b])
         weight = np.broadcast_to(weights, known.shape)[known].sum()
-        if weight < enough or len(np.unique(values[b][known])) < MIN_DISTINCT:
+        if weight < enough or not varied(values[b][known]):
             continue
         steps = tuple(np.flatnonzero(known.any(axis=1)).tolist())
         found.append(Stretch(int(first[b]), b, steps, None, True, True))
@@ -100,123 +85,93 @@ def _stretches(values: Floats, model_of: Ints) -> tuple[list[Stretch], Floats]:
     n_run, n_step, n_metric = values.shape
     if n_run < 2:
         return [], np.full(n_metric, np.inf)
-    agreeing = _agreeing_steps(values)
-    weights, candidates = _metric_weights(values, model_of, _copies(values, agreeing))
+    known, coded = ~np.isnan(values), codes(values)
+    agreeing, weights = _agreement(values, known, coded, model_of)
     enough = np.log(n_run * (n_run - 1) / 2 * n_step / CHANCE)
-    whole = list(_whole_checkpoints(values, agreeing, weights, enough))
-    parts = list(_single_metrics(values, weights, enough + np.log(n_metric), candidates, whole))
+    whole = list(_whole_checkpoints(values, known, agreeing, weights, enough))
+    parts = list(_single_metrics(values, known, coded, weights, enough + np.log(n_metric), whole))
     return whole + parts, weights
 
 
-def _metric_weights(values: Floats, model_of: Ints, copies: Ints) -> tuple[Floats, dict[int, Ints]]:
-    """Weight of an equal cell of each metric, and per metric the pairs that agree often enough to look at."""
-    n_run, _, n_metric = values.shape
+def _agreement(
+    values: Floats, known: Bools, coded: Codes, model_of: Ints
+) -> tuple[dict[tuple[int, int], list[int]], Floats]:
+    """Per pair of runs the steps at which all they both have is equal, and the weight of an equal cell of each metric."""
+    n_metric = values.shape[2]
+    agreeing: dict[tuple[int, int], list[int]] = {}
     # Agreements by chance and comparisons per metric, of runs of one model and of all runs.
     agreed, compared = np.zeros((2, n_metric)), np.zeros((2, n_metric))
-    persistence = np.zeros(n_metric)
-    candidates: dict[int, Ints] = {}
-    everyone = np.zeros_like(model_of)
-    for k in range(n_metric):
-        column = values[:, :, k]
-        known = ~np.isnan(column)
-        first, second, _ = equal_pairs(column)
-        pairs, equal = np.unique(first * n_run + second, return_counts=True)
-        a, b = np.divmod(pairs, n_run)
-        often = np.flatnonzero(equal >= 2)
-        common = equal.copy()
-        for start in range(0, len(often), 4096):
-            some = often[start : start + 4096]
-            common[some] = (known[a[some]] & known[b[some]]).sum(axis=1)
+    often: Bools = np.zeros(n_metric, dtype=bool)
+    ended, going_on = np.zeros((2, n_metric))
+    for a, others, equal, common in comparisons(coded, known):
+        same = (equal == common).all(axis=2) & common.any(axis=2)
+        copies = np.zeros(len(others), dtype=bool)
+        n_same = same.sum(axis=1)
+        for i in np.flatnonzero(n_same).tolist():
+            agreeing[a, int(others[i])] = np.flatnonzero(same[i]).tolist()
+            whole = n_same[i] == common[i].any(axis=1).sum()
+            copies[i] = whole and varied(values[a][common[i]])
+        n_equal, n_common = equal.sum(axis=1), common.sum(axis=1)
+        often |= (n_equal >= MIN_DISTINCT).any(axis=0)
+        # A copy agrees over one stretch, or two; what pairs with more of them do but for their longest is chance.
+        length, n_stretch = stretches(equal, common)
+        loose = n_stretch >= LOOSE
+        ended += np.sum(n_stretch - 1, axis=0, where=loose)
+        going_on += np.sum(n_equal - length - n_stretch + 1, axis=0, where=loose)
         # Runs that agree most of the time are the copies looked for, not chance.
-        chance = ((2 * equal <= common) | (equal == 1)) & ~np.isin(pairs, copies)
-        related = model_of[a] == model_of[b]
-        for row, (group, mine) in enumerate(((model_of, related), (everyone, np.ones_like(related)))):
-            agreed[row, k] = equal[mine & chance].sum()
-            compared[row, k] = max(_pair_cells(known, group) - common[mine & ~chance].sum(), 0)
-        candidates[k] = pairs[equal >= MIN_DISTINCT]
-        if len(candidates[k]):
-            persistence[k] = _persistence(column)
+        chance = ((2 * n_equal <= n_common) | (n_equal == 1)) & ~copies[:, None]
+        related = model_of[others] == model_of[a]
+        for row, mine in enumerate((related[:, None] & chance, chance)):
+            agreed[row] += n_equal.sum(axis=0, where=mine)
+            compared[row] += n_common.sum(axis=0, where=mine)
     # A metric with few comparisons is taken to be like the others.
     pooled = (agreed.sum(axis=1, keepdims=True) + 0.5) / (compared.sum(axis=1, keepdims=True) + 1)
     rates = np.where(compared > 0, (agreed + pooled) / (compared + 1), pooled[1])
-    return np.asarray(-np.log(np.minimum(np.maximum(rates.max(axis=0), persistence), 1.0))), candidates
+    persistence = np.maximum(_persistence(values), _share(going_on, ended + going_on))
+    rates = np.maximum(rates.max(axis=0), np.where(often, persistence, 0.0))
+    return agreeing, np.asarray(-np.log(np.minimum(rates, 1.0)))
 
 
 # Agreements from which it is told how often the next value agrees too, and runs that are compared for it.
 MIN_AGREEMENTS, COMPARED_RUNS = 20, 16
+# Stretches of a pair of runs that agree now and then.
+LOOSE = 4
 
 
-def _persistence(column: Floats) -> float:
-    """How often two runs that agree, one of them a step late, agree at the next step too.
+def _persistence(values: Floats) -> Floats:
+    """How often, in each metric, two runs that agree, one of them a step late, agree at the next step too.
 
     A late comparison, because copies agree in step and would make themselves unremarkable.
     """
-    column = column[:: max(1, len(column) // COMPARED_RUNS)]
-    n_run, n_step = column.shape
-    a, b, c = equal_pairs(np.concatenate([column[:, 1:], column[:, :-1]]))
-    late = (a < n_run) & (b >= n_run) & (b - n_run != a) & (c < n_step - 2)
-    place = ((a * n_run + b - n_run) * n_step + c)[(a < n_run) & (b >= n_run) & (b - n_run != a)]
-    if late.sum() < MIN_AGREEMENTS:
-        return 0.0
-    begun = ((a * n_run + b - n_run) * n_step + c)[late]
-    return float(np.isin(begun + 1, place).mean())
+    some = values[:: max(1, len(values) // COMPARED_RUNS)]
+    begun, going_on = np.zeros((2, values.shape[2]))
+    for a, b in permutations(range(len(some)), 2):
+        late = some[a, 1:] == some[b, :-1]
+        begun += late[:-1].sum(axis=0)
+        going_on += (late[1:] & late[:-1]).sum(axis=0)
+    return _share(going_on, begun)
 
 
-def _pair_cells(known: Bools, group: Ints) -> float:
-    """How many (pair of runs of one group, step) are measured in both."""
-    total = 0.0
-    for name in np.unique(group):
-        n = known[group == name].sum(axis=0)
-        total += float((n * (n - 1) / 2).sum())
-    return total
-
-
-def _agreeing_steps(values: Floats) -> dict[int, list[int]]:
-    """Per pair of runs (first x runs + second) the steps at which all they both have is equal."""
-    n_run, n_step, _ = values.shape
-    known = ~np.isnan(values)
-    same: dict[int, list[int]] = defaultdict(list)
-    for t in range(n_step):
-        a, b, _ = equal_pairs(values[:, t])
-        pairs, equal = np.unique(a * n_run + b, return_counts=True)
-        for start in range(0, len(pairs), 4096):
-            first, second = np.divmod(pairs[start : start + 4096], n_run)
-            common = (known[first, t] & known[second, t]).sum(axis=1)
-            for pair in pairs[start : start + 4096][equal[start : start + 4096] == common].tolist():
-                same[pair].append(t)
-    return same
-
-
-def _copies(values: Floats, agreeing: dict[int, list[int]]) -> Ints:
-    """Pairs of runs that agree wherever they meet, in enough values to be no coincidence."""
-    found = []
-    for pair, steps in agreeing.items():
-        a, b = divmod(pair, len(values))
-        both = ~np.isnan(values[a]) & ~np.isnan(values[b])
-        if both.any(axis=1).sum() == len(steps) and len(np.unique(values[a][both])) >= MIN_DISTINCT:
-            found.append(pair)
-    return np.array(found, dtype=np.int64)
+def _share(part: Floats, whole: Floats) -> Floats:
+    """The share, 0 where it rests on too little."""
+    return np.where(whole >= MIN_AGREEMENTS, part / np.maximum(whole, 1), 0.0)
 
 
 def _whole_checkpoints(
-    values: Floats, agreeing: dict[int, list[int]], weights: Floats, enough: float
+    values: Floats, known: Bools, agreeing: dict[tuple[int, int], list[int]], weights: Floats, enough: float
 ) -> Iterator[Stretch]:
     """Stretches over which all metrics that both runs have agree."""
-    n_run = len(values)
-    known = ~np.isnan(values)
     kept: dict[int, list[tuple[int, set[int]]]] = defaultdict(list)
-    for pair in sorted(agreeing):
-        a_run, b_run = divmod(pair, n_run)
+    for (a_run, b_run), agreed in sorted(agreeing.items()):
         both = known[a_run] & known[b_run]
-        if (both[agreeing[pair]] * weights).sum() < enough:
+        if both[agreed].sum(axis=0) @ weights < enough:
             continue
         common_steps = np.flatnonzero(both.any(axis=1))
-        for steps in _runs_of(common_steps, agreeing[pair]):
-            cells = values[a_run][steps][both[steps]]
-            if (both[steps] * weights).sum() < enough or len(np.unique(cells)) < MIN_DISTINCT:
-                continue
+        for steps in _runs_of(common_steps, agreed):
             if any(set(steps) <= other for _, other in kept[b_run]):
                 continue  # the run is said to repeat an earlier one there already
+            if both[steps].sum(axis=0) @ weights < enough or not varied(values[a_run][steps][both[steps]]):
+                continue
             kept[b_run].append((a_run, set(steps)))
             yield Stretch(a_run, b_run, tuple(steps), None, steps[0] == common_steps[0], steps[-1] == common_steps[-1])
 
@@ -229,48 +184,30 @@ def _runs_of(grid: Ints, wanted: list[int]) -> list[list[int]]:
 
 
 def _single_metrics(
-    values: Floats, weights: Floats, enough: float, candidates: dict[int, Ints], whole: list[Stretch]
+    values: Floats, known: Bools, coded: Codes, weights: Floats, enough: float, whole: list[Stretch]
 ) -> Iterator[Stretch]:
     """Stretches of some metrics only, metrics with the same stretch together."""
-    n_run, n_step, n_metric = values.shape
-    explained: Bools = np.zeros((n_run, n_step), dtype=bool)
+    needed = np.maximum(MIN_DISTINCT, np.ceil(enough / np.maximum(weights, 1e-9)))
+    able = np.flatnonzero(needed <= values.shape[1])
+    if not len(able):
+        return
+    values, known, needed = values[:, :, able], known[:, :, able], needed[able]
+    # What a run is said to repeat already is not said again.
+    said: Bools = np.zeros(values.shape, dtype=bool)
     for stretch in whole:
-        explained[stretch.b, list(stretch.steps)] = True
+        said[stretch.b, list(stretch.steps)] = True
     grouped: dict[tuple[int, int, tuple[int, ...], bool, bool], list[int]] = defaultdict(list)
-    for k in range(n_metric):
-        needed = max(MIN_DISTINCT, int(np.ceil(enough / max(weights[k], 1e-9))))
-        if needed > n_step or not len(candidates[k]):
-            continue
-        column = values[:, :, k]
-        kept: dict[int, list[set[int]]] = defaultdict(list)
-        for start in range(0, len(candidates[k]), 4096):
-            pairs = candidates[k][start : start + 4096]
-            a, b = np.divmod(pairs, n_run)
-            common = ~np.isnan(column[a]) & ~np.isnan(column[b])
-            equal = column[a] == column[b]
-            fresh = (equal & ~explained[b]).any(axis=1)
-            long = fresh & (_longest(equal, common) >= needed)
-            for i in np.flatnonzero(long).tolist():
-                grid = np.flatnonzero(common[i])
-                for steps in _runs_of(grid, np.flatnonzero(equal[i]).tolist()):
-                    numbers = column[a[i], steps]
-                    if len(steps) < needed or len(np.unique(numbers)) < MIN_DISTINCT:
-                        continue
-                    if explained[b[i], steps].all() or any(set(steps) <= other for other in kept[int(b[i])]):
-                        continue
-                    kept[int(b[i])].append(set(steps))
-                    key = (int(a[i]), int(b[i]), tuple(steps), steps[0] == grid[0], steps[-1] == grid[-1])
-                    grouped[key].append(k)
+    for a, others, equal, common in comparisons(coded[:, :, able], known):
+        long = (stretches(equal, common)[0] >= needed) & (equal & ~said[others]).any(axis=1)
+        for i, k in np.argwhere(long).tolist():
+            b, grid = int(others[i]), np.flatnonzero(common[i, :, k])
+            for steps in _runs_of(grid, np.flatnonzero(equal[i, :, k]).tolist()):
+                if len(steps) < needed[k] or said[b, steps, k].all() or not varied(values[a, steps, k]):
+                    continue
+                said[b, steps, k] = True
+                grouped[a, b, tuple(steps), steps[0] == grid[0], steps[-1] == grid[-1]].append(int(able[k]))
     for (a_run, b_run, steps_, starts, ends), metrics in grouped.items():
         yield Stretch(a_run, b_run, steps_, tuple(metrics), starts, ends)
-
-
-def _longest(equal: Bools, common: Bools) -> Ints:
-    """Longest run of equal cells in each row, cells that are not common passed over."""
-    rows, columns = equal.shape
-    block = np.cumsum(common & ~equal, axis=1) + np.arange(rows)[:, None] * (columns + 1)
-    counts = np.bincount(block[equal], minlength=rows * (columns + 1))
-    return np.asarray(counts.reshape(rows, columns + 1).max(axis=1))
 
 
 def copy_findings(values: Floats, labels: Labels, weight_seed: Ints | None = None) -> list[Finding]:

@@ -236,6 +236,33 @@ def excluded_cells(
     AnalysisError
         A kind does not exist, or ``findings`` is not the result of an audit.
 
+    Notes
+    -----
+    Excluded by default, always of the run that the finding is about and in the metrics it is about:
+
+    ======================  ==========================================================
+    kind                    cells
+    ======================  ==========================================================
+    identical-run           all that both runs have; the first run keeps its values
+    identical-until         up to the step at which the runs part
+    identical-stretch       the stretch
+    misplaced-checkpoint    the checkpoints that stand in another run too
+    copied-checkpoint       those out of place, or all that are equal if that is not known
+    shifted-values          the values that stand elsewhere too
+    repeated-stretch        the second time
+    frozen-checkpoint       the steps after the first of them
+    weights-restart         everything from that checkpoint on
+    weights-splice          everything from that checkpoint on
+    weights-jump            the checkpoint
+    weights-copied          the checkpoints after the first of them
+    weights-frozen          the checkpoints after the first of them
+    impossible-value        the metric at these steps
+    ======================  ==========================================================
+
+    Everything else excludes nothing: *same-start*, *restart*, *collapse*, *weights-order*,
+    *mixed-...*, *diverged*, holes, what was noted on reading and known issues. Analyses take all of
+    this as ``exclude="audit"``.
+
     Examples
     --------
     >>> import polystab.testing

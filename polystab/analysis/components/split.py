@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, cells, described, finite, labels, scaled, unscaled
+from polystab.analysis.audit.exclude import Exclude, leave_out, leave_out_items
 from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.components.bootstrap import Resample, bootstrap_intervals, resamples
 from polystab.analysis.components.designs import ITEMS, TOTAL, WITHIN, Design, choose_design
@@ -22,7 +23,6 @@ from polystab.analysis.components.mixed import profile_intervals, reml_variances
 from polystab.analysis.components.rows import Row, mean_square_error, split_items, total_row
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.options import check_choice, check_shares, check_whole, flagged, generator_of
-from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
 
 # Why a component is not estimated, as a code and a word.
@@ -61,6 +61,7 @@ def variance_components(
     intervals: str = "exact",
     n_resamples: int = 999,
     rng: int | np.random.Generator | None = None,
+    exclude: Exclude = None,
 ) -> xr.Dataset:
     """Split the variance of the scores into components, at every step and for every metric.
 
@@ -96,6 +97,10 @@ def variance_components(
         Draws of the bootstrap.
     rng : int, numpy.random.Generator or None, optional
         Source of chance of the bootstrap.
+    exclude : 'audit', xarray.Dataset or None, optional
+        Leave out the values that an audit says do not belong where they stand: ``audit`` makes one, a
+        Dataset holds the findings of one. See :func:`polystab.analysis.excluded_cells`; how much was
+        left out is in ``attrs`` (``excluded_values``, ``excluded_share``, ``excluded_by``).
 
     Returns
     -------
@@ -201,8 +206,9 @@ def variance_components(
                 "design 'items' takes neither fixed effects nor other intervals; for those of answers 0 and 1 see "
                 "polystab.analysis.item_components."
             )
-        return item_design(cube, level=level)
-    cube = as_cube(cube)
+        answers, left_out = leave_out_items(cube, exclude)
+        return item_design(answers, level=level).assign_attrs(left_out)
+    cube, left_out = leave_out(cube, exclude)
     check_shares(level=level)
     shape = (cube.sizes["step"], cube.sizes["metric"])
     values = counted_cells(cube)[0].reshape(cube.sizes["model"] * cube.sizes["seed"], shape[0] * shape[1])
@@ -242,6 +248,7 @@ def variance_components(
             "fixed": ", ".join(plan.covariates),
             "level": float(level),
             "intervals": intervals,
+            **left_out,
         },
     )
     adjusted, n_tests = adjusted_p(result["p"].values, axis=(1, 2))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, described, divided, finite, labels, mean, median, scaled
+from polystab.analysis.audit.exclude import Exclude, leave_out
 from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.options import Rng, check_shares, check_whole, generator_of
@@ -24,7 +25,6 @@ from polystab.analysis.outliers.kernels import (
     stretch,
 )
 from polystab.analysis.outliers.scores import THRESHOLD, robust_z
-from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
 
 # With three runs any of them is alone; the majority of four can be told.
@@ -78,6 +78,7 @@ def outlier_runs(
     false_alarm: float = 0.05,
     draws: int = 999,
     rng: Rng = 0,
+    exclude: Exclude = None,
 ) -> xr.Dataset:
     """Which runs are outliers among the runs of their model, from which step, because of which metrics.
 
@@ -91,6 +92,10 @@ def outlier_runs(
         Random rotations per model; the smallest p-value is ``1 / (draws + 1)``.
     rng : int, numpy.random.Generator or None, optional
         Source of the rotations.
+    exclude : 'audit', xarray.Dataset or None, optional
+        Leave out the values that an audit says do not belong where they stand: ``audit`` makes one, a
+        Dataset holds the findings of one. See :func:`polystab.analysis.excluded_cells`; how much was
+        left out is in ``attrs`` (``excluded_values``, ``excluded_share``, ``excluded_by``).
 
     Returns
     -------
@@ -161,7 +166,7 @@ def outlier_runs(
     >>> found["seed"].values[found["outlier"]].tolist()
     [3]
     """
-    cube = as_cube(cube)
+    cube, left_out = leave_out(cube, exclude)
     check_shares(false_alarm=false_alarm)
     check_whole("draws", draws, 1)
     if (draws + 1) * false_alarm < 1:
@@ -175,7 +180,7 @@ def outlier_runs(
     models = [_judge_model(model, cube, groups, names, false_alarm, draws, generator) for model in values]
     columns = {name: np.stack([model[name] for model in models]) for name in models[0]} if models else {}
     result = xr.Dataset(coords=labels(cube, "model", "seed", "step", "metric"))
-    result.attrs = {"false_alarm": float(false_alarm), "draws": int(draws), "min_runs": MIN_JUDGED}
+    result.attrs = {"false_alarm": float(false_alarm), "draws": int(draws), "min_runs": MIN_JUDGED, **left_out}
     for name, column in columns.items():
         result[name] = (_dims(name, column.ndim), column)
     q_value, n_tests = adjusted_p(result["p_value"].values)

@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, described, divided, finite, labels, mean, median
+from polystab.analysis.audit.exclude import Exclude, leave_out
 from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.change_points import Segmentation, segment_many
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.phases.joint import segment_jointly
 from polystab.analysis.segments.profile import MIN_SIZES
-from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, did_you_mean
 
 POSITIONS = ("index", "step", "log_step")
@@ -65,6 +65,7 @@ def change_points(
     min_size: int | None = None,
     max_changes: int | None = None,
     rng: int | np.random.Generator | None = None,
+    exclude: Exclude = None,
 ) -> xr.Dataset:
     """When each run changes: the change points of every curve, or of many metrics jointly.
 
@@ -92,6 +93,10 @@ def change_points(
         Most changes of a curve.
     rng : int, numpy.random.Generator or None, optional
         Source of chance.
+    exclude : 'audit', xarray.Dataset or None, optional
+        Leave out the values that an audit says do not belong where they stand: ``audit`` makes one, a
+        Dataset holds the findings of one. See :func:`polystab.analysis.excluded_cells`; how much was
+        left out is in ``attrs`` (``excluded_values``, ``excluded_share``, ``excluded_by``).
 
     Returns
     -------
@@ -153,7 +158,7 @@ def change_points(
     >>> found["before"].values.tolist(), found["step"].values.tolist()
     ([19000, 19000, 19000], [20000, 20000, 20000])
     """
-    cube = as_cube(cube)
+    cube, left_out = leave_out(cube, exclude)
     if x not in POSITIONS:
         raise AnalysisError(f"there is no x {x!r}. {did_you_mean(str(x), POSITIONS)}")
     chosen = _chosen(cube, metrics)
@@ -180,6 +185,7 @@ def change_points(
         "joint": int(joint),
         "n_curves": n_looked,
         "n_curves_with_changes": int(np.sum(result["n_changes"].values > 0)),
+        **left_out,
     }
     if penalty is None:
         result.attrs["n_expected_by_chance"] = false_alarm * n_looked
