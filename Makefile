@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help report test quick lint bench cubes clean
+.PHONY: help report test quick lint bench cubes docs clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,6 +17,10 @@ $(VENV)/core: pyproject.toml constraints.txt
 
 $(VENV)/test: $(VENV)/core
 	$(PIP) install -c constraints.txt -e '.[fill,test]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/core
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	@touch $@
 
 report: $(VENV)/core  ## write report.html for the bundled cube nano
@@ -40,5 +44,8 @@ bench: $(VENV)/test  ## print our speed and memory as ratios to a named peer
 cubes: $(VENV)/test  ## make the bundled cubes again, training what is not in the cache (1 to 2 hours)
 	$(BIN)/python scripts/make_cubes.py
 
+docs: $(VENV)/docs  ## build the documentation into site/, with every warning an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:  ## remove what was made here
-	rm -rf $(VENV) report.html build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) report.html site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -187,6 +187,7 @@ class TestMerge:
 
 
 class TestReport:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "start"), [("r.html", "<!doctype html>"), ("r.md", "<!-- polystab"), ("r.json", "{")]
     )
@@ -204,6 +205,7 @@ class TestReport:
         assert run("report", cube, "-o", cube).exit_code == 2
         assert ps.validate_cube(ps.open_cube(cube)) == []
 
+    @pytest.mark.slow
     def test_markdown_and_json_go_to_standard_output(self, cube: Path) -> None:
         assert run("report", cube, "--format", "md").stdout.startswith("<!-- polystab report")
         assert "polystab_report" in json.loads(run("report", cube, "--format", "json").stdout)

@@ -43,6 +43,7 @@ def test_importing_loads_nothing_heavy(code: str) -> None:
     assert loaded_after(code) == set()
 
 
+@pytest.mark.slow
 def test_opening_a_cube_loads_no_statistics_and_no_pictures() -> None:
     loaded = loaded_after("import polystab as ps\nps.load_cube('demo').load()\n")
     assert loaded.isdisjoint(

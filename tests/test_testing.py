@@ -119,6 +119,7 @@ def test_a_bad_rng_is_refused(maker: Maker, rng: object) -> None:
         maker(rng=rng)
 
 
+@pytest.mark.slow
 def test_testing_needs_no_statistics_library() -> None:
     code = (
         "import sys, polystab.testing; polystab.testing.demo_cube(); "

@@ -83,6 +83,7 @@ def larger_weights(model: Any, factor: float) -> Iterator[None]:
 
 
 class TestResidualStream:
+    @pytest.mark.slow
     @architectures
     def test_is_what_the_model_gives_as_hidden_states(self, make: Callable[..., Any]) -> None:
         model = make()
@@ -111,9 +112,11 @@ class TestResidualStream:
         assert found.values["activation/layers.1.residual/outlier_count"] == 1
         assert found.values["activation/layers.1.residual/max_abs"] > 25
 
+    @pytest.mark.slow
     def test_without_outliers_none_is_counted(self, table: str) -> None:
         assert measured(tiny_model(), table).values["activation/layers.1.residual/outlier_count"] == 0
 
+    @pytest.mark.slow
     def test_a_larger_batch_at_once_changes_nothing(self, table: str) -> None:
         one, several = (measured(tiny_model(), table, batch_size=n).values for n in (1, 6))
         for metric, value in one.items():
@@ -159,6 +162,7 @@ class TestAttentionLogits:
             self.by_hand(model, torch.from_numpy(TOKENS[:2])), rel=1e-5
         )
 
+    @pytest.mark.slow
     @architectures
     def test_eager_and_fused_attention_have_the_same(self, make: Callable[..., Any]) -> None:
         model = make()
@@ -212,6 +216,7 @@ class TestAttentionLogits:
 
 
 class TestGradients:
+    @pytest.mark.slow
     @architectures
     def test_are_those_of_a_backward_pass_on_the_whole_batch(self, make: Callable[..., Any]) -> None:
         model = make()
@@ -232,6 +237,7 @@ class TestGradients:
         expected = (share - truth).T @ states / len(states)
         np.testing.assert_allclose(seen.gradients["lm_head.weight"].numpy(), expected.numpy(), rtol=1e-4, atol=1e-7)
 
+    @pytest.mark.slow
     def test_loss_is_the_cross_entropy_of_the_batch(self) -> None:
         model = tiny_model().eval()
         words = torch.from_numpy(TOKENS)
@@ -239,6 +245,7 @@ class TestGradients:
             model(words, labels=words).loss.item(), rel=1e-6
         )
 
+    @pytest.mark.slow
     def test_total_norm_is_that_of_clipping(self, table: str) -> None:
         model = tiny_model().eval()
         found = measured(model, table).values["gradient/all/total_norm"]
@@ -246,6 +253,7 @@ class TestGradients:
         model(words, labels=words).loss.backward()
         assert found == pytest.approx(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf).item(), rel=1e-5)
 
+    @pytest.mark.slow
     def test_tokens_that_are_not_in_the_batch_do_not_count(self, tmp_path: Path) -> None:
         np.save(tmp_path / "two.npy", np.array([[2, 3] * 8]))
         found = measured(tiny_model(), str(tmp_path / "two.npy")).values["gradient/embed_in/rms"]
@@ -465,6 +473,7 @@ class TestMeasurer:
         assert isinstance(made, Measurer)
         assert pickle.loads(pickle.dumps(made)) == made
 
+    @pytest.mark.slow
     def test_the_batch_is_part_of_the_provenance(self, table: str) -> None:
         said = measured(tiny_model(), table).provenance
         assert said["batch_tokens"] == "6 rows of 16"
@@ -476,6 +485,7 @@ class TestMeasurer:
         a, b, c = (Activations(str(tmp_path / name)).settings() for name in ("a.txt", "b.txt", "c.txt"))
         assert a == b != c
 
+    @pytest.mark.slow
     def test_files_and_memory_give_the_same(self, tmp_path: Path, table: str) -> None:
         save_checkpoint(tmp_path / "step8")
         with open_checkpoint(Run("tiny", 3, location=str(tmp_path / "step{step}")), 8) as opened:
@@ -508,6 +518,7 @@ class TestMeasurer:
         with pytest.raises((ReadError, UnknownNameError), match=said):
             Activations(**options)
 
+    @pytest.mark.slow
     def test_filled_cube_is_valid(self, tmp_path: Path, table: str) -> None:
         for seed in (0, 1):
             save_checkpoint(tmp_path / f"seed{seed}" / "step8", seed)

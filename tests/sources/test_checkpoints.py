@@ -195,6 +195,7 @@ def test_loading_says_nothing_and_puts_the_settings_back(folder, capfd):
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("pickled", [False, True])
 def test_one_tensor_at_a_time_is_in_memory(tmp_path, pickled):

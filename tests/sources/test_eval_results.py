@@ -712,6 +712,7 @@ class TestRealInput:
         assert tree["weight_seed"].values.ravel().tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     base=st.sampled_from([json.dumps(new_file(), indent=2), json.dumps(old_file(), indent=4), json.dumps(new_file())]),

@@ -102,6 +102,7 @@ def harness_tree(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestAgainstTheHarness:
+    @pytest.mark.slow
     def test_ids_are_those_of_a_results_file(self, every: Measurement, harness_tree: Path) -> None:
         cube = ps.read_lm_eval(harness_tree)
         assert sorted(every.values) == sorted(cube["metric"].values.tolist())
@@ -192,6 +193,7 @@ class TestDeterminism:
         assert other.values != every.values
         assert evals.measure(checkpoint()).values == every.values
 
+    @pytest.mark.slow
     def test_batches_run_by_plan_give_what_the_harness_picks_out(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -203,6 +205,7 @@ class TestDeterminism:
         assert by_plan.values == harness.values
         assert by_plan.details["items"].identical(harness.details["items"])
 
+    @pytest.mark.slow
     def test_the_model_is_called_no_more_often_than_by_the_harness(self, tmp_path: Path) -> None:
         evals = Evals(["toy_mixed"], [str(write_tasks(tmp_path))], batch_size=4)
         calls = []
@@ -271,6 +274,7 @@ class TestQuiet:
         torch.manual_seed(99)
         assert measured(tasks, *ALL_TASKS).values == every.values
 
+    @pytest.mark.slow
     def test_importing_evals_loads_no_library(self) -> None:
         code = "import sys, polystab.sources.evals; print([m for m in ('torch', 'transformers', 'lm_eval') if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

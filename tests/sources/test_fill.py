@@ -123,6 +123,7 @@ class TestFilling:
             assert measure_checkpoint(out, checkpoint, [Toy(), Trouble(when={1: "error"})])[0].reason == "error"
         assert fill(Toy(), runs=runs, output=out).already_done == 1
 
+    @pytest.mark.slow
     def test_where_checkpoints_lie_and_how_many_work_changes_nothing_in_the_cube(
         self, runs: RunTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -139,6 +140,7 @@ class TestFilling:
 
 
 class TestFailing:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("what", "reason", "detail", "jobs"),
         [
@@ -255,6 +257,7 @@ class TestRefusing:
         with pytest.raises((UnknownNameError, ConflictError)):
             fill(given, runs=runs, output=out)
 
+    @pytest.mark.slow
     def test_a_full_disk_stops_the_fill_with_one_message(self, runs: RunTable, out: Path) -> None:
         def full() -> None:  # the next best thing to a full disk: no file may grow beyond 200 bytes
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -53,6 +53,7 @@ def one(x: Any, y: Any, classes: int, training: Training = LONG) -> Fitted:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [False, True])
 def test_codelengths_are_those_of_autograd_and_the_optimiser_of_torch(decay: bool) -> None:
     from bench_probes import fit_with_autograd
@@ -78,6 +79,7 @@ def test_codelengths_are_those_of_autograd_and_the_optimiser_of_torch(decay: boo
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_probe_comes_out_the_same_whatever_is_trained_beside_it() -> None:
     given = problem()
     together = fitted(given)
@@ -93,12 +95,14 @@ def test_a_probe_comes_out_the_same_whatever_is_trained_beside_it() -> None:
             np.testing.assert_allclose(alone.codelength[0, 0], together.codelength[layer, t], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_bytes() -> None:
     first, second = fitted(problem()), fitted(problem())
     assert first.codelength.tobytes() == second.codelength.tobytes()
     assert first.weights.tobytes() == second.weights.tobytes()
 
 
+@pytest.mark.slow
 def test_other_seeds_give_other_probes() -> None:
     assert not np.array_equal(fitted(problem()).kl, fitted(problem(), seeds=((3,), (4,))).kl)
 
@@ -110,6 +114,7 @@ def test_the_global_random_state_is_left_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 def test_layers_in_another_order_give_the_same_in_that_order() -> None:
     given = problem()
     swapped = {**given, "train": given["train"].flip(0), "dev": given["dev"].flip(0)}
@@ -128,6 +133,7 @@ def test_what_rows_without_a_label_hold_does_not_matter() -> None:
     )
 
 
+@pytest.mark.slow
 def test_separable_labels_take_a_small_part_of_the_uniform_code() -> None:
     rng = np.random.default_rng(1)
     y = rng.integers(0, 4, 2000)
@@ -137,12 +143,14 @@ def test_separable_labels_take_a_small_part_of_the_uniform_code() -> None:
     assert found.codelength[0, 0] < 0.1 * 1500 * np.log(4)
 
 
+@pytest.mark.slow
 def test_balanced_random_labels_do_not_compress() -> None:
     rng = np.random.default_rng(2)
     found = one(rng.normal(size=(2000, 10)), rng.integers(0, 4, 2000), 4)
     assert 0.93 < 1500 * np.log(4) / found.codelength[0, 0] <= 1.0
 
 
+@pytest.mark.slow
 def test_unequal_random_labels_compress_to_their_entropy() -> None:
     rng = np.random.default_rng(3)
     y = (rng.random(4000) < 0.1).astype(np.int64)
@@ -151,6 +159,7 @@ def test_unequal_random_labels_compress_to_their_entropy() -> None:
     assert entropy < one(rng.normal(size=(4000, 5)), y, 2).codelength[0, 0] < 1.1 * entropy
 
 
+@pytest.mark.slow
 def test_inputs_that_tell_nothing_are_pruned_from_the_weights() -> None:
     rng = np.random.default_rng(4)
     x = rng.normal(size=(2000, 8))
@@ -159,6 +168,7 @@ def test_inputs_that_tell_nothing_are_pruned_from_the_weights() -> None:
     assert size[1:].max() < 0.1 * size[0]
 
 
+@pytest.mark.slow
 def test_the_probe_is_left_as_it_was_at_its_best() -> None:
     given = problem(n=64, m=32)
     long = fitted(given, Training(0.1, 16, 80, 1, decay=False))
@@ -168,12 +178,14 @@ def test_the_probe_is_left_as_it_was_at_its_best() -> None:
         np.testing.assert_allclose(short.codelength[layer, 0], long.codelength[layer, 0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_patience_never_takes_an_earlier_epoch() -> None:
     given = problem(n=64, m=32)
     quick, patient = (fitted(given, Training(0.1, 16, 60, p, decay=False)) for p in (0, 10))
     assert (patient.epochs >= quick.epochs).all()
 
 
+@pytest.mark.slow
 def test_states_too_large_to_train_on_have_no_codelength_and_spoil_no_other_layer() -> None:
     given = problem()
     large = given["train"].clone()

@@ -58,6 +58,7 @@ def test_the_online_code_is_that_of_a_loop_with_sklearn() -> None:
     assert online_codelength(x, y, 3, portions=portions) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_online_code_takes_a_class_that_early_blocks_lack() -> None:
     x, y = labelled()
     y = np.sort(y)

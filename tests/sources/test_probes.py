@@ -83,6 +83,7 @@ def test_it_is_found_by_name() -> None:
     assert get_measurer("probes", data="nano") == Probes("nano")
 
 
+@pytest.mark.slow
 def test_every_task_and_layer_has_its_measures(quick: Measurement) -> None:
     names = ["codelength", "control_codelength", "kl", "logistic_macro_f1", "logistic_micro_f1", "macro_f1", "micro_f1"]
     wanted = {f"probe/nano.{t}/{m}@layer{n}" for t in ("pos", "number") for m in names for n in (0, 1)}
@@ -96,6 +97,7 @@ def test_chance_of_a_codelength_is_the_uniform_code(quick: Measurement) -> None:
     assert (said["units"], said["layer"], said["n_items"], said["better"]) == ("nat", 1, 2048, "lower")
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_numbers(quick: Measurement) -> None:
     again = measured(Probes("nano", methods=["variational", "logistic"], tasks=["nano.pos", "nano.number"], **QUICK))
     assert again.values == quick.values
@@ -108,18 +110,21 @@ def test_a_task_gives_the_same_without_the_others(quick: Measurement) -> None:
         assert value == pytest.approx(quick.values[metric], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_another_run_has_other_probes() -> None:
     model = new_model(SMALL, 0)
     probes = Probes("nano", tasks=["nano.number"], **QUICK)
     assert measured(probes, seed=0, model=model).values != measured(probes, seed=1, model=model).values
 
 
+@pytest.mark.slow
 def test_the_embeddings_of_nano_tell_the_part_of_speech() -> None:
     found = measured(Probes("nano", tasks=["nano.pos"], control=False), FULL)
     assert found.values["probe/nano.pos/micro_f1@layer0"] > 0.9
     assert not any("control" in metric for metric in found.values)
 
 
+@pytest.mark.slow
 def test_inputs_of_any_scale_give_the_same_codelength() -> None:
     probes = Probes("nano", tasks=["nano.number"], control=False, **QUICK)
     small, large = new_model(SMALL, 0), new_model(SMALL, 0)
@@ -130,12 +135,14 @@ def test_inputs_of_any_scale_give_the_same_codelength() -> None:
     assert ours[0] == pytest.approx(ours[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_online_code_can_be_had_alone() -> None:
     found = measured(Probes("nano", tasks=["nano.number"], methods="online", max_words=100))
     assert set(found.values) == {f"probe/nano.number/online_codelength@layer{n}" for n in (0, 1)}
     assert "weights" not in found.details["probes"]
 
 
+@pytest.mark.slow
 def test_weights_act_on_hidden_states_as_they_are() -> None:
     probes = Probes("nano", tasks=["nano.pos"], control=False, **QUICK)
     model, stretched = new_model(SMALL, 0), new_model(SMALL, 0)
@@ -201,6 +208,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         measured(Probes("nano"), model=model)
 
 
+@pytest.mark.slow
 def test_states_that_do_not_vary_cost_no_more_than_their_labels() -> None:
     model = new_model(SMALL, 0)
     with torch.no_grad():
@@ -210,6 +218,7 @@ def test_states_that_do_not_vary_cost_no_more_than_their_labels() -> None:
     assert 0 < found["probe/nano.number/codelength@layer1"] < 1.1 * 525 * np.log(2)
 
 
+@pytest.mark.slow
 def test_filling_gives_a_cube_with_the_family_probe(tree: Any) -> None:
     cube = ps.select(tree, family="probe", subject="nano.pos", measure="codelength")
     assert cube["layer"].values.tolist() == [0, 1, 2]
@@ -244,6 +253,7 @@ def test_angles_of_a_filled_cube_are_those_of_its_weights(tree: Any) -> None:
     assert float(found["mean_angle"].sel(model="wide", step=5, layer=2).item()) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_noticed(tmp_path: Path) -> None:
     own, other = new_tokenizer(), new_tokenizer()
     other.backend_tokenizer.model = WordLevel({w: i for i, w in enumerate(reversed(vocabulary()))}, unk_token="<unk>")
@@ -258,6 +268,7 @@ def test_another_tokenizer_is_noticed(tmp_path: Path) -> None:
     assert "cut into tokens in 2 ways" in found.attrs["notes"]
 
 
+@pytest.mark.slow
 def test_the_command_line_fills_probes(tmp_path: Path) -> None:
     place = tmp_path / "step0"
     new_model(SMALL, 0).save_pretrained(place)

@@ -379,6 +379,7 @@ def test_tidy_and_wide_tables_agree(values):
     xr.testing.assert_identical(*cubes)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(values=VALUES)
 def test_cube_written_as_a_table_is_read_back(values):

@@ -557,6 +557,7 @@ def test_rules_by_time_are_refused_with_the_reason(tmp_path, rule):
         read_training_log(tmp_path, on_duplicate=rule)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1.0, 2.0, math.inf])), min_size=1, max_size=30),
     st.sampled_from(["first", "last"]),

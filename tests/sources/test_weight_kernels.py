@@ -102,6 +102,7 @@ SPECTRA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECTRA)
 @pytest.mark.parametrize("shape", [(200, 200), (200, 900), (5000, 200)])
 def test_mean_variance_and_largest_singular_value_are_good_to_a_hundred_thousandth(kind, shape):
@@ -146,6 +147,7 @@ def test_the_slope_over_ranks_is_the_planted_one():
     assert found["rank_slope"] == pytest.approx(-0.7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(400, 400), (800, 200), (150, 700)])
 def test_a_gaussian_matrix_has_outliers_in_about_one_of_a_hundred_cases(shape):
     several = [outliers(np.linalg.svd(normal(*shape, seed=i), compute_uv=False), shape) for i in range(12)]
@@ -217,6 +219,7 @@ def test_likelihoods_are_no_less_than_those_of_scipy(sample, family):
     assert ours > theirs - 0.01 - UNGROUPED / 1e4 * (family == "t")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "shape"), [("logistic", ""), ("t", "t_nu"), ("gennorm", "gennorm_beta")])
 def test_likelihoods_are_those_of_the_shape_and_the_scale_that_are_told(sample, family, shape):
     found = fit_all([grouped(sample)])[0]

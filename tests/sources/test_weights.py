@@ -172,6 +172,7 @@ def by_the_usual_way(tensors: dict[str, torch.Tensor]) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "layers"), [(16, 2), (160, 1)])
 def test_the_features_are_those_of_torch_in_double_precision(width, layers):
     tensors = neox(3, width=width, layers=layers)
@@ -393,6 +394,7 @@ def test_more_than_is_held_in_memory_is_read_again_with_the_same_result(run, mon
     assert measured(run, 0).values == once
 
 
+@pytest.mark.slow
 def test_an_accelerator_gives_the_same_singular_values():
     x = torch.randn(300, 200)
     assert device_singular_values(x) == pytest.approx(singular_values(x.numpy()), rel=1e-5)
