@@ -39,11 +39,18 @@ DATA = CUBE / "data"
 
 # Measured while a suite is trained; and afterwards, from the checkpoints that are kept in the cache.
 MEASURE = ("evals",)
+# Without the weights of probes, and with measurements of float32 rounded to float32.
+LIGHT = ("nano-factorial", "nano-edge")
 # Made for one question, so without what it does not need: which wrong option was chosen, digits of the log that are
 # noise, and the list of units that were read.
 SHORT = ("nano-init",)
 LEFT_OUT = "without the margins of items"
-MORE_LEFT_OUT = "without margins and wrong choices of items and the list of units; its log is rounded to one in 2,000"
+MORE_LEFT_OUT = {
+    **dict.fromkeys(LIGHT, "without the margins of items and the weights of probes"),
+    **dict.fromkeys(
+        SHORT, "without margins and wrong choices of items and the list of units; its log is rounded to one in 2,000"
+    ),
+}
 # At which steps; None for all.
 FILLED: dict[str, dict[str, Sequence[int] | None]] = {
     "nano": dict.fromkeys(("probes", "weights", "activations", "directions", "embedding")),
@@ -69,7 +76,7 @@ def main(names: list[str]) -> None:
         save_cube(tree, DATA / f"{name}.nc")
         if name in suites():
             card = data_card(tree, suite(name))
-            write_text(DATA / f"{name}.md", card.replace(LEFT_OUT, MORE_LEFT_OUT) if name in SHORT else card)
+            write_text(DATA / f"{name}.md", card.replace(LEFT_OUT, MORE_LEFT_OUT.get(name, LEFT_OUT)))
         _register(name, str(tree.attrs["license"]))
 
 
@@ -121,7 +128,8 @@ def filled(folder: Path, sources: Mapping[str, Sequence[int] | None]) -> xr.Data
 
 
 def trimmed(name: str, tree: xr.DataTree) -> xr.DataTree:
-    """The tree without what would make it large: margins of items, probe weights of most steps; of short cubes more."""
+    """The tree without what would make it large: margins of items, probe weights of most steps; of some cubes more."""
+    cube = tree.to_dataset()
     groups = {str(group): node.to_dataset() for group, node in tree.children.items()}
     # Margins do not compress; choice and correctness say what the analyses ask.
     groups["items"] = groups["items"].drop_vars("margin", errors="ignore")
@@ -129,10 +137,14 @@ def trimmed(name: str, tree: xr.DataTree) -> xr.DataTree:
         groups["items"] = groups["items"].drop_vars("choice")
         groups["log"] = groups["log"].map(lambda logged: rounded(logged, bits=10))
         del groups["audit"]
-    if "probes" in groups:
+    if name in LIGHT:
+        groups["probes"] = groups["probes"].drop_vars("weights")
+        single = cube["value"].astype(np.float32).astype(np.float64)
+        cube["value"] = cube["value"].where(~cube["family"].isin(("weight", "probe")), single)
+    elif "probes" in groups:
         probes = groups["probes"]
         groups["probes"] = probes.assign(weights=probes["weights"].where(probes["step"].isin(DETAIL_STEPS)))
-    return xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
+    return xr.DataTree.from_dict({"/": cube, **groups})
 
 
 def rounded(logged: xr.DataArray, *, bits: int) -> xr.DataArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal, get_args, overload
 
 import numpy as np
@@ -282,15 +282,18 @@ def _with_groups(merged: xr.Dataset, trees: Sequence[xr.DataTree], log: AuditLog
     log.entries.extend(entries)
     groups: dict[str, xr.Dataset] = {"/": merged, "/audit": log.dataset()}
     details: dict[str, list[xr.Dataset]] = {}
+    types: dict[str, list[dict[Hashable, np.dtype[Any]]]] = {}
     for tree in trees:
         for node in tree.subtree:
             if node.has_data and node.path not in groups:
+                types.setdefault(node.path, []).append({name: data.dtype for name, data in node.data_vars.items()})
                 details.setdefault(node.path, []).append(_detail(node))
     for path in sorted(details):
         joined = _joined(details[path], merged, f"detail group {path.strip('/')!r}")
         for name, spec in _integers(path).items():
             if name in joined:
-                joined[name] = joined[name].fillna(spec.fill).astype(np.int64)
+                widest = np.result_type(*(its[name] for its in types[path] if name in its))
+                joined[name] = joined[name].fillna(spec.fill).astype(widest)
         groups[path] = joined
     return xr.DataTree.from_dict(groups)
 

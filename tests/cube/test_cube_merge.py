@@ -354,6 +354,13 @@ def test_items_of_other_models_are_joined_and_stay_integers(one: Make) -> None:
     assert merged["choice"].values.reshape(2, 2).tolist() == [[1, 2], [0, -1]]
 
 
+def test_integers_of_details_stay_as_narrow_as_they_were(one: Make) -> None:
+    narrow = items(["a"], [1, 2])
+    narrow["choice"] = narrow["choice"].astype(np.int16)
+    trees = [xr.DataTree.from_dict({"/": one(0.5, model="a"), "/items": narrow}), one(0.5, model="b")]
+    assert ps.merge_cubes(trees)["items/choice"].dtype == np.int16
+
+
 def test_models_without_items_are_not_evaluated(one: Make) -> None:
     tree = xr.DataTree.from_dict({"/": one(0.5, model="a"), "/items": items(["a"], [1, 2])})
     merged = ps.merge_cubes([tree, one(0.5, model="b", seed=7)])
