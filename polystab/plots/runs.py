@@ -106,7 +106,7 @@ def run_scores(
     beyond = np.abs(np.nan_to_num(score, nan=0.0, posinf=np.inf, neginf=-np.inf)) > threshold
     seeds, steps = scores["seed"].values.tolist(), scores["step"].values
     named = _named(runs, seeds, beyond.sum(axis=1), at_most=3, only_positive=True)
-    label = {"leave_one_out": "t"}.get(str(scores.attrs.get("method", "")), "robust z")
+    label = {"leave_one_out": "t", "z": "z"}.get(str(scores.attrs.get("method", "")), "robust z")
     with language():
         figure, ax = canvas(ax, size)
         _draw_runs(ax, score, steps, seeds, named)

@@ -213,7 +213,28 @@ def test_leave_one_out_of_ties_and_divergence() -> None:
     assert np.isfinite(score[:3, 2]).all()
 
 
-@pytest.mark.parametrize("method", ["leave_one_out", "reference"])
+def test_plain_z_agrees_with_scipy() -> None:
+    from scipy import stats
+
+    x = np.random.default_rng(12).normal(size=(1, 6, 4, 3))
+    score = outlier_scores(make_cube(x), method="z")["score"].values
+    np.testing.assert_allclose(score, stats.zscore(x, axis=1, ddof=1))
+
+
+def test_two_outliers_among_ten_hide_each_other_from_plain_z() -> None:
+    x = np.r_[np.linspace(0, 1, 8), 50.0, 51.0].reshape(1, 10, 1, 1)
+    assert float(outlier_scores(make_cube(x), method="z", threshold=2)["n_beyond"].sum()) == 0
+    assert float(outlier_scores(make_cube(x))["n_beyond"].sum()) == 2
+
+
+def test_plain_z_of_ties_and_divergence() -> None:
+    x = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, np.inf]]).T.reshape(1, 4, 1, 2)
+    score = outlier_scores(make_cube(x), method="z")["score"].values[0, :, 0]
+    assert score[:, 0].tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert score[:, 1].tolist() == [-1.0, 0.0, 1.0, np.inf]
+
+
+@pytest.mark.parametrize("method", ["leave_one_out", "reference", "z"])
 def test_other_methods_exceed_the_threshold_as_often_as_expected(method: str) -> None:
     x = np.random.default_rng(9).normal(size=(1, 10, 60, 100))
     seeds = range(8) if method == "reference" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from polystab.analysis.arrays import (
     labels,
     mean,
     median,
+    moments,
     scaled,
 )
 from polystab.analysis.audit.runs import counted_cells
@@ -38,7 +39,8 @@ MIN_RUNS = 3
 # Deviations of a few units in the last place are rounding, not a difference between runs.
 ROUNDING = 8 * np.finfo(np.float64).eps
 
-METHODS = ("robust_z", "leave_one_out", "reference")
+Method = Literal["robust_z", "leave_one_out", "reference", "z"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 # Normal draws behind each expected share; its standard error is below 0.1 percentage points.
 SIMULATED = 400_000
@@ -47,6 +49,7 @@ _SCORES = {
     "robust_z": "robust z: deviation from the median of the model's runs in robust standard deviations",
     "leave_one_out": "t: deviation from the mean of the model's other runs in their standard deviations (for a new run)",
     "reference": "robust z: deviation from the median of the reference runs in robust standard deviations",
+    "z": "z: deviation from the mean of the model's runs in their standard deviations (ddof 1)",
 }
 
 _DOCS = {
@@ -71,7 +74,7 @@ _DOCS = {
 def outlier_scores(
     cube: xr.Dataset | xr.DataTree,
     *,
-    method: Literal["robust_z", "leave_one_out", "reference"] = "robust_z",
+    method: Method = "robust_z",
     reference: Sequence[int] | xr.Dataset | xr.DataTree | None = None,
     threshold: float = THRESHOLD,
     rng: int | np.random.Generator | None = 0,
@@ -87,7 +90,7 @@ def outlier_scores(
     ----------
     cube : xarray.Dataset or xarray.DataTree
         A cube.
-    method : {'robust_z', 'leave_one_out', 'reference'}, optional
+    method : {'robust_z', 'leave_one_out', 'reference', 'z'}, optional
         How to score; see Notes.
     reference : sequence of int, or a cube, optional
         For ``reference``: the seeds of the cube that are known to be good, or a cube with such
@@ -128,8 +131,9 @@ def outlier_scores(
     step, the robust z of a value x is ``0.6745 (x - median) / MAD``. Where the MAD is 0
     (more than half of the runs are equal) it is ``(x - median) / (1.253314 meanAD)``
     with the mean absolute deviation; where all runs are equal it is 0. Differences of a
-    few units in the last place count as equal. Unlike ``mean +- 2 SD`` it does not let
-    two outliers hide each other; with ten runs no plain z can exceed 2.85.
+    few units in the last place count as equal. Unlike ``mean +- 2 SD`` (``method="z",
+    threshold=2``, the rule of PolyPythias) it does not let two outliers hide each other; a
+    plain z of n runs cannot exceed (n - 1) / sqrt(n), which is 2.85 for ten.
 
     ``leave_one_out`` compares with the other runs only: with their mean m and standard
     deviation s (ddof 1), ``(x - m) / (s sqrt(1 + 1 / (n - 1)))``, which for n normal runs
@@ -171,6 +175,8 @@ def outlier_scores(
     counted, _ = counted_cells(cube)
     if method == "leave_one_out":
         score, n = leave_one_out(cells(cube), counted)
+    elif method == "z":
+        score, n = plain_z(cells(cube), counted)
     else:
         score, n = robust_z(cells(cube), counted if reference is None else _reference_cells(cube, counted, reference))
     summary = _run_summary(score, threshold, cube["step"].values, cube["metric"].values)
@@ -308,10 +314,27 @@ def leave_one_out(values: Floats, counted: Floats) -> tuple[Floats, Ints]:
     return np.where(diverged, values, score), np.sum(~np.isnan(base), axis=1).astype(np.int64)
 
 
+def plain_z(values: Floats, counted: Floats) -> tuple[Floats, Ints]:
+    """z of each value: deviation from the mean of all runs along axis 1 over their SD (ddof 1), and how many there were.
+
+    Parameters and Returns are those of :func:`leave_one_out`; with fewer than three runs a score is NaN.
+    """
+    centre = median(finite(counted), axis=1)[:, None]
+    off = _without_rounding(finite(values) - centre, centre)
+    middle, spread, n = moments(_without_rounding(finite(counted) - centre, centre), axis=1)
+    gap = off - middle[:, None]
+    score = np.where(
+        spread[:, None] == 0, np.where(gap == 0, 0.0, np.copysign(np.inf, gap)), divided(gap, spread[:, None])
+    )
+    score = np.where((n >= MIN_RUNS)[:, None] & ~np.isnan(gap), score, np.nan)
+    diverged = np.isinf(values) & (np.sum(~np.isnan(values), axis=1) >= MIN_RUNS)[:, None]
+    return np.where(diverged, values, score), n
+
+
 def expected_share(
     n: npt.ArrayLike,
     *,
-    method: Literal["robust_z", "leave_one_out", "reference"] = "robust_z",
+    method: Method = "robust_z",
     threshold: float = THRESHOLD,
     rng: int | np.random.Generator | None = 0,
 ) -> Floats:
@@ -321,7 +344,7 @@ def expected_share(
     ----------
     n : array of int
         Number of runs compared.
-    method : {'robust_z', 'leave_one_out', 'reference'}, optional
+    method : {'robust_z', 'leave_one_out', 'reference', 'z'}, optional
         Of :func:`outlier_scores`.
     threshold : float, optional
         Absolute score.
@@ -333,7 +356,8 @@ def expected_share(
     numpy.ndarray
         Shares between 0 and 1, like ``n``; NaN for fewer than three runs. Each is found
         from about 400,000 draws, so its standard error is below 0.1 percentage points; that of
-        ``leave_one_out`` is exact.
+        ``leave_one_out`` is exact, and so is that of ``z``: z^2 n / (n - 1)^2 of normal runs has a
+        Beta(1/2, (n - 2)/2) distribution.
 
     Examples
     --------
@@ -355,6 +379,10 @@ def _share_of_noise(n: int, method: str, threshold: float, rng: np.random.Genera
         from scipy.special import stdtr
 
         return 2 * float(stdtr(n - 2, -threshold))
+    if method == "z":
+        from scipy.special import betaincc
+
+        return float(betaincc(0.5, (n - 2) / 2, min(n * threshold**2 / (n - 1) ** 2, 1.0)))
     draws = rng.standard_normal((-(-SIMULATED // n), n))
     fresh = draws if method == "robust_z" else rng.standard_normal(draws.shape)
     return float(np.mean(np.abs(robust_z(fresh, draws)[0]) > threshold))
@@ -363,7 +391,7 @@ def _share_of_noise(n: int, method: str, threshold: float, rng: np.random.Genera
 def _expected_by_model(
     n: Ints,
     score: Floats,
-    method: Literal["robust_z", "leave_one_out", "reference"],
+    method: Method,
     threshold: float,
     rng: int | np.random.Generator | None,
 ) -> Floats:

@@ -334,6 +334,8 @@ def _tested(
             if new.any() and 2 * len(rest) > len(main):
                 found.outlier[active[new]] = True
                 active = rest
+            elif new.any():
+                found.notes.append(f"{new.sum()} of {len(active)} runs are apart from the rest, too many to name any")
             break
         found.outlier[active[new]] = True
         active, bound = rest, float(p[new].max())
