@@ -189,7 +189,8 @@ def _opened_tree(path: PathLike, *, check: bool) -> xr.DataTree:
 def _newest(cube: xr.Dataset) -> xr.Dataset:
     """The cube in the newest schema; closing it closes its file."""
     newest = migrated({"/": cube})["/"]
-    newest.set_close(cube.close)
+    if newest is not cube:
+        newest.set_close(cube.close)
     return newest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import xarray as xr
 
 import polystab as ps
-from polystab.cube import migrations, validate
+from polystab.cube import migrations, store, validate
 from polystab.cube.migrations import STEPS, Nodes, migrated
 from polystab.cube.specs import SCHEMA_VERSION
 
@@ -19,7 +20,7 @@ FILE = Path(__file__).parent / "data" / "schema1.nc"
 
 def nodes() -> dict[str, xr.Dataset]:
     """The stored file, as it is."""
-    with ps.open_tree(FILE) as tree:
+    with xr.open_datatree(FILE, engine="netcdf4", decode_times=False) as tree:
         return {node.path: node.to_dataset(inherit=False).load() for node in tree.subtree}
 
 
@@ -59,6 +60,18 @@ class TestSchema1:
             ps.save_cube(tree, tmp_path / "new.nc")
         with ps.open_cube(tmp_path / "new.nc") as back:
             assert int(back.attrs["polystab_schema"]) == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("open_file", [ps.open_cube, ps.open_tree])
+def test_what_is_opened_is_migrated_and_closes_its_file(
+    open_file: Callable[[Path], xr.Dataset | xr.DataTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(given: Nodes) -> dict[str, xr.Dataset]:
+        return {path: data.assign_attrs(came_through="here") for path, data in given.items()}
+
+    monkeypatch.setattr(store, "migrated", noted)
+    with open_file(FILE) as opened:
+        assert opened.attrs["came_through"] == "here"
 
 
 class TestSteps:

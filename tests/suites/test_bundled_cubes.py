@@ -80,8 +80,11 @@ def test_runs_with_equal_seeds_are_the_same_in_nano_and_in_the_factorial(nano: x
     with ps.load_cube("nano-factorial") as factorial:
         for seed in range(5):
             theirs = factorial["value"].sel(model="nano-96k", seed=6 * seed)
-            ours = nano["value"].sel(model="nano-96k", seed=seed, metric=theirs["metric"])
-            np.testing.assert_array_equal(ours, theirs)
+            ours = nano["value"].sel(model="nano-96k", seed=seed, metric=theirs["metric"]).where(theirs.notnull())
+            exact = ~theirs["family"].isin(("weight", "probe"))
+            np.testing.assert_array_equal(ours[:, exact], theirs[:, exact])
+            # The factorial cube keeps float32 of these.
+            np.testing.assert_array_equal(ours[:, ~exact].astype(np.float32), theirs[:, ~exact])
 
 
 def rise(scores: xr.DataArray, low: float, high: float) -> float:

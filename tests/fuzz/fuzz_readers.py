@@ -1,0 +1,494 @@
+"""The readers under fuzz: what is fed to each, and what it may answer.
+
+A reader may return, or raise a PolystabError. Anything else is a crash: another exception,
+a signal, more than ten seconds, more than two GiB, a file written outside its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fuzz_mutations import TEXTS, disturbed, json_bytes, json_lines, patched, perhaps_packed
+from hypothesis import strategies as st
+
+import polystab as ps
+from polystab.cube.store import SEAL, validate_file
+from polystab.cube.validate import check_cube
+from polystab.errors import PolystabError
+from polystab.sources.checkpoint_errors import CheckpointError
+from polystab.sources.items import read_lm_eval_samples
+from polystab.sources.probes.data import load_data
+from polystab.sources.runs import read_runs
+from polystab.sources.tables import read_table
+from polystab.sources.tensor_files import check_weights, read_tensors, weight_files
+from polystab.sources.unit_content import SEAL as UNIT_SEAL
+from polystab.sources.unit_content import SEAL_LENGTH, zipped
+from polystab.sources.units import read_unit
+from polystab.testing import synthetic_cube
+
+SECONDS = 10
+MEMORY = 2 * 2**30
+
+# Path in the folder -> content.
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Files to draw, and what reads them; ``forked`` for one that a signal may kill."""
+
+    name: str
+    files: st.SearchStrategy[Files]
+    read: Callable[[Path], object]
+    forked: bool = False
+
+
+# What the readers are fed
+
+_MOMENT = "2026-01-02T03-04-05.678901"
+
+
+def _row(number: int) -> dict[str, Any]:
+    return {
+        "doc_id": number,
+        "target": "0",
+        "filtered_resps": [["-1.0", "False"], ["-2.0", "False"]],
+        "filter": "none",
+        "metrics": ["acc"],
+        "doc_hash": f"{number:064x}",
+        "acc": 1.0,
+    }
+
+
+NEW_DIALECT: dict[str, Any] = {
+    "results": {"arc": {"alias": "arc", "acc,none": 0.5, "acc_stderr,none": 0.1, "acc_norm,none": 0.25}},
+    "group_subtasks": {"arc": []},
+    "configs": {"arc": {"task": "arc", "num_fewshot": 0}},
+    "n-shot": {"arc": 0},
+    "higher_is_better": {"arc": {"acc": True}},
+    "n-samples": {"arc": {"original": 2, "effective": 2}},
+    "config": {"model_args": "pretrained=org/tiny-70m-seed1,revision=step10", "limit": None, "num_fewshot": 0},
+    "git_hash": "abc",
+    "date": 1.0,
+}
+OLD_DIALECT: dict[str, Any] = {
+    "results": {"arc": {"acc": 0.5, "acc_stderr": 0.1}, "wiki": {"word_perplexity": 20.5}},
+    "versions": {"arc": 0},
+    "config": {"model_args": {"iteration": 1000, "load": "/runs/pythia-70m/"}, "num_fewshot": 5, "limit": None},
+}
+FOLDERS = ["", "a/", "pythia-70m-seed1/step10/", "zero-shot/", "seed" + "9" * 30 + "/", "x" * 200 + "/", "\u00b2\u0663/"]
+
+TABLE = b"model,seed,step,eval/arc/acc,note\ntiny,0,0,0.5,x\ntiny,0,10,0.75,\ntiny,1,0,,y\ntiny,1,10,nan,\n"
+LOGS: list[tuple[str, bytes]] = [
+    ("log.csv", b"model,seed,step,loss,grad_norm\ntiny,0,0,10.5,1\ntiny,0,10,9.5,2\ntiny,1,0,10.25,nan\n"),
+    ("log.tsv", b'run\tstep\tval_loss\n"a b"\t0\t10.9\nb\t100\t6.1\na b\t100\tinf\n'),
+    ("wandb.csv", b'"Step","tiny-seed1 - loss","tiny-seed2 - loss","tiny-seed1 - loss__MIN"\n1,2.5,3.5,2\n2,2.25,,2\n'),
+]
+LOG_ROWS = [{"step": step, "train": {"loss": 9.5 - step}, "grad_norm": 1.0, "seed": 3} for step in range(3)]
+STATE = {
+    "global_step": 20,
+    "log_history": [
+        {"step": 10, "loss": 9.5, "learning_rate": 1e-3, "epoch": 0.1},
+        {"step": 20, "eval_loss": 9.25, "eval_accuracy": 0.5},
+        {"step": 20, "train_loss": 9.5, "train_runtime": 3.5},
+    ],
+}
+RUNS = (
+    b"model,seed,weight_seed,data_seed,location,revision,steps,learning_rate,n_parameters\n"
+    b"tiny,0,0,0,runs/{model}/seed{seed}/step{step:06d},,0 1 2 10:100:10,0.001,70000\n"
+    b'tiny,1,1,,org/{model}-seed{seed},step{step},"0,5",,\n'
+)
+CONLLU = (
+    b"# sent_id = 1\n1-2\tdon't\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=No\n1\tdo\tdo\tAUX\t_\t_\t3\taux\t_\t_\n"
+    b"2\tn't\tnot\tPART\t_\t_\t3\tadvmod:neg\t_\t_\n2.1\tgo\tgo\tVERB\t_\t_\t_\t_\t_\t_\n"
+    b"3\tgo\tgo\tVERB\t_\t_\t0\troot\t_\t_\n\n"
+)
+WORDS = b"# word\tpos\na\tDET\ndog\tNOUN\n\nthe\tDET\ncat\tNOUN\n\nit\tPRON\nruns\tVERB\n"
+
+
+@st.composite
+def _eval_tree(draw: st.DrawFn) -> Files:
+    names = draw(st.lists(st.sampled_from(FOLDERS), min_size=1, max_size=2, unique=True))
+    originals = st.sampled_from([NEW_DIALECT, OLD_DIALECT])
+    return {f"{name}results_{_MOMENT}.json": draw(json_bytes(draw(originals))) for name in names}
+
+
+@st.composite
+def _samples_tree(draw: st.DrawFn) -> Files:
+    steady = draw(st.integers(0, 3)) > 0
+    results = json.dumps(NEW_DIALECT, indent=2).encode() if steady else draw(json_bytes(NEW_DIALECT))
+    rows = draw(json_lines([_row(0), _row(1)]))
+    return {f"results_{_MOMENT}.json": results, f"samples_arc_{_MOMENT}.jsonl": rows}
+
+
+@st.composite
+def _log(draw: st.DrawFn) -> Files:
+    kind = draw(st.integers(0, 2))
+    if kind == 0:
+        name, content = draw(st.sampled_from(LOGS))
+        drawn = perhaps_packed(patched([content]))
+    elif kind == 1:
+        name, drawn = draw(st.sampled_from(["seed3.jsonl", "log.ndjson"])), perhaps_packed(json_lines(LOG_ROWS))
+    else:
+        return {"run-seed1/trainer_state.json": draw(json_bytes(STATE))}
+    content = draw(drawn)
+    return {name + (".gz" if content[:2] == b"\x1f\x8b" else ""): content}
+
+
+@st.composite
+def _safetensors(draw: st.DrawFn) -> Files:
+    header = {
+        "__metadata__": {"format": "pt"},
+        "layers.0.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "layers.0.bias": {"dtype": "F16", "shape": [4], "data_offsets": [24, 32]},
+    }
+    text = draw(json_bytes(header))
+    length = len(text) if draw(st.integers(0, 9)) else draw(st.sampled_from([0, 1, 2**31, 2**40, 2**63, 2**64 - 1]))
+    content = struct.pack("<Q", length) + text + bytes(32)
+    content = draw(patched([content], most=2)) if draw(st.integers(0, 3)) == 0 else content
+    if draw(st.integers(0, 3)):
+        return {"model.safetensors": content}
+    index = {"metadata": {"total_size": 32}, "weight_map": {"layers.0.weight": "a.safetensors", "layers.0.bias": "b"}}
+    return {"model.safetensors.index.json": draw(json_bytes(index)), "a.safetensors": content, "b": content}
+
+
+@st.composite
+def _unit(draw: st.DrawFn) -> Files:
+    members = dict(_unit_members())
+    for name in draw(st.lists(st.sampled_from(sorted(members)), max_size=2, unique=True)):
+        original = members[name]
+        members[name] = draw(
+            json_bytes(json.loads(original)) if name.endswith("json") else patched([original], most=2)
+        )
+    content = zipped(members)
+    if draw(st.booleans()):  # damage that the checksum does not tell of
+        body = draw(patched([content[:-SEAL_LENGTH]], most=2))
+        content = body + UNIT_SEAL % zlib.crc32(body)
+    return {"unit.npz": content}
+
+
+@cache
+def _unit_members() -> Mapping[str, bytes]:
+    import io
+
+    def npy(array: Any) -> bytes:
+        stream = io.BytesIO()
+        np.save(stream, array, allow_pickle=False)
+        return stream.getvalue()
+
+    variables = {
+        "item": {"dims": ["item"], "shape": [2], "dtype": "U", "coordinate": True, "attrs": {}},
+        "rank": {"dims": ["item"], "shape": [2], "dtype": "<f8", "coordinate": False, "attrs": {"units": "1"}},
+    }
+    head = {
+        "format": 1,
+        "key": ["evals", "tiny", 0, 10],
+        "facts": {"weight_seed": 0, "data_seed": 0, "location": "x", "revision": "", "sha": "", "run": {}},
+        "settings": "0",
+        "notes": [["reason", "detail"]],
+        "provenance": {"host": "x"},
+    }
+    return {
+        "unit.json": json.dumps(head).encode(),
+        "metrics.json": json.dumps({"ids": ["eval/a/acc", "eval/b/acc"], "metrics": {"eval/a/acc": {"units": "1"}}}).encode(),
+        "values.npy": npy(np.array([0.5, np.nan])),
+        "stderr.npy": npy(np.array([0.1, np.nan])),
+        "details.json": json.dumps({"items": {"attrs": {}, "variables": variables}}).encode(),
+        "details/items/item.json": b'["a/1", "a/2"]',
+        "details/items/rank.npy": npy(np.array([1.0, 2.0])),
+    }
+
+
+@cache
+def cube_bytes() -> bytes:
+    """A small cube with a detail group, as a file."""
+    cube = synthetic_cube(n_seeds=2, steps=[0, 1, 2], rng=0)
+    import xarray as xr
+
+    from polystab.cube.audit import AuditLog
+
+    log = AuditLog()
+    log.read("a.json", sha256="0" * 64, detail="one file")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cube.nc"
+        ps.save_cube(xr.DataTree.from_dict({"/": cube, "/audit": log.dataset()}), path)
+        return path.read_bytes()
+
+
+def sealed(body: bytes) -> bytes:
+    """A file body with a checksum that is right."""
+    return body + SEAL % zlib.crc32(body)
+
+
+@st.composite
+def _netcdf(draw: st.DrawFn) -> Files:
+    """A damaged cube; mostly one whose checksum is gone or right all the same, so that HDF5 has to read it."""
+    content = cube_bytes()
+    body = bytearray(content[: -len(SEAL % 0)])
+    for _ in range(draw(st.integers(0, 4))):
+        kind, start = draw(st.integers(0, 4)), draw(st.integers(0, len(body)))
+        if kind == 0:
+            patch = draw(st.binary(min_size=1, max_size=16))
+            body[start : start + len(patch)] = patch
+        elif kind == 1:
+            length = draw(st.sampled_from([1, 8, 64, 2048]))
+            body[start : start + length] = bytes(len(body[start : start + length]))
+        elif kind == 2:
+            start -= start % 8
+            body[start : start + 8] = struct.pack("<q", draw(st.sampled_from([-1, 1, 10**9, 2**31, 2**62])))
+        elif kind == 3 and start < len(body):
+            body[start] ^= 1 << draw(st.integers(0, 7))
+        elif kind == 4 and draw(st.integers(0, 3)) == 0:
+            del body[start:]
+    kind = draw(st.integers(0, 4))
+    if kind == 0:
+        return {"cube.nc": bytes(body) + content[-len(SEAL % 0) :]}
+    return {"cube.nc": sealed(bytes(body)) if kind <= 2 else bytes(body)}
+
+
+# What reads them
+
+
+def _read_evals(folder: Path) -> None:
+    _keep(ps.read_lm_eval(folder / "in", on_duplicate="last"), folder)
+
+
+def _read_samples(folder: Path) -> None:
+    _keep(read_lm_eval_samples(folder / "in", on_duplicate="last"), folder)
+
+
+def _read_log(folder: Path) -> None:
+    _keep(ps.read_training_log(folder / "in", model="tiny", on_duplicate="last"), folder)
+
+
+def _read_table(folder: Path) -> None:
+    _keep(read_table(folder / "in", model="tiny", on_duplicate="first"), folder)
+
+
+def _keep(tree: Any, folder: Path) -> None:
+    """What a reader gives can be saved, and opens again; looked at once in sixteen times, as it takes long."""
+    check_cube(tree)
+    if zlib.crc32(repr(tree.attrs.get("summary")).encode() + tree["value"].values.tobytes()) % 16:
+        return
+    (folder / "out").mkdir(exist_ok=True)
+    try:
+        ps.save_cube(tree, folder / "out" / "cube.nc")
+        ps.open_tree(folder / "out" / "cube.nc").close()
+    except PolystabError as error:
+        raise AssertionError("what was read cannot be kept") from error
+
+
+def _read_netcdf(folder: Path) -> None:
+    path = folder / "in" / "cube.nc"
+    for opener in (ps.open_cube, ps.open_tree):
+        try:
+            with opener(path) as opened:
+                opened.load()
+        except PolystabError:
+            pass
+        except (OSError, RuntimeError):
+            pass  # damaged values, met when they are read
+    validate_file(path)
+
+
+def _read_weights(folder: Path) -> None:
+    weights = weight_files(folder / "in")
+    check_weights(weights)
+    for _, tensor in read_tensors(weights):
+        tensor.shape  # noqa: B018
+
+
+def _read_runs(folder: Path) -> None:
+    for run in read_runs(folder / "in" / "runs.csv", find_steps=False):
+        run.place(10), run.revision_at(10)
+
+
+def _read_texts(folder: Path) -> None:
+    for path in sorted((folder / "in").iterdir()):
+        for kind in ("conllu", "words", "texts"):
+            try:
+                load_data(f"{kind}:{path}", 1000).digest  # noqa: B018
+            except PolystabError:
+                continue
+
+
+def _read_unit(folder: Path) -> None:
+    read_unit(folder / "in" / "unit.npz")
+
+
+READERS = {
+    reader.name: reader
+    for reader in (
+        Reader("evals", _eval_tree(), _read_evals),
+        Reader("samples", _samples_tree(), _read_samples),
+        Reader("logs", _log(), _read_log),
+        Reader("tables", st.builds(lambda content: {"table.csv": content}, patched([TABLE])), _read_table),
+        Reader("runs", st.builds(lambda content: {"runs.csv": content}, patched([RUNS])), _read_runs),
+        Reader(
+            "texts",
+            st.builds(lambda name, content: {name: content}, st.sampled_from(["a.txt", "a.csv"]), patched([CONLLU * 4, WORDS])),
+            _read_texts,
+        ),
+        Reader("weights", _safetensors(), _read_weights),
+        Reader("units", _unit(), _read_unit),
+        Reader("netcdf", _netcdf(), _read_netcdf, forked=True),
+    )
+}
+
+
+# One case
+
+
+class Crash(Exception):  # noqa: N818  it is what is looked for
+    """A reader did what it must not; the text says what, the same for the same fault."""
+
+
+def run_case(reader: Reader, files: Files, folder: Path) -> None:
+    """Feed one case to a reader.
+
+    Raises
+    ------
+    Crash
+        It did something else than return or raise a PolystabError.
+    """
+    for name in ("in", "out"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name, content in files.items():
+        path = folder / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    if reader.forked:
+        _forked(reader, folder)
+        return
+    with bounded():
+        _judged(reader, folder)
+
+
+def _judged(reader: Reader, folder: Path) -> None:
+    try:
+        with _writes_watched(folder):
+            reader.read(folder)
+    except PolystabError:
+        return
+    except Crash:
+        raise
+    except BaseException as error:  # whatever it is, it is what is looked for
+        raise Crash(_place(error)) from error
+
+
+def _place(error: BaseException) -> str:
+    """Kind of an exception and the last line of the package that it came through."""
+    trace, last = error.__traceback__, "?"
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if "polystab" in code.co_filename and "/tests/" not in code.co_filename:
+            last = f"{Path(code.co_filename).name}:{code.co_name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} in {last}"
+
+
+def _forked(reader: Reader, folder: Path) -> None:
+    """The case in a process of its own, which a signal may kill."""
+    end, start = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        said = b""
+        try:
+            signal.alarm(SECONDS)  # its default ends the process, in C code too
+            _limit_memory()
+            _judged(reader, folder)
+        except BaseException as error:
+            said = str(error).encode("utf-8", "replace")[:1000]
+        os.write(start, said)
+        os._exit(0)
+    os.close(start)
+    with os.fdopen(end, "rb") as stream:
+        said = stream.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        raise Crash(f"no answer after {SECONDS} s" if number == signal.SIGALRM else f"killed by signal {number}")
+    if said:
+        raise Crash(said.decode())
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Ten seconds and two GiB more than now."""
+
+    def late(*_: object) -> None:
+        raise Crash(f"no answer after {SECONDS} s")
+
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    _limit_memory()
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _limit_memory() -> None:
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
+
+
+_allowed: list[str] = []
+_watching = False
+
+
+@contextmanager
+def _writes_watched(folder: Path) -> Iterator[None]:
+    """Raise over a file that is opened for writing, made, moved or removed elsewhere."""
+    global _watching
+    if not _watching:  # an audit hook stays for good
+        sys.addaudithook(_on_event)
+        _watching = True
+    _allowed[:] = [str(folder) + os.sep]
+    try:
+        yield
+    finally:
+        _allowed.clear()
+
+
+def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _allowed:
+        return
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        touched = arguments[:1]
+    elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate"):
+        touched = arguments[:1]
+    elif event in ("os.rename", "os.link", "os.symlink"):
+        touched = arguments[:2]
+    elif event in ("os.system", "subprocess.Popen", "socket.connect"):
+        raise Crash(f"{event} {str(arguments)[:80]}")
+    else:
+        return
+    for path in touched:
+        if isinstance(path, (str, bytes, os.PathLike)):
+            real = os.path.abspath(os.fsdecode(path))
+            if not real.startswith(_allowed[0]) and "__pycache__" not in real and real != os.devnull:
+                raise Crash(f"{event} outside the folder: {real[:80]}")
