@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +28,7 @@ _WHAT = options(
     click.option("--seeds", metavar="0,1|0:9", help="Only these seeds; 0:9 is 0 to 9."),
     click.option("--steps", metavar="0,512|0:9000:1000", help="Only these steps."),
     click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at work."),
+    click.option("--scheduler", metavar="ADDRESS|local", help="A Dask cluster to do the work, such as tcp://host:8786; local: one of --jobs processes here."),
 )  # fmt: skip
 _CHECKPOINTS = options(
     click.option("--cache-dir", type=click.Path(), help="Where checkpoints from the Hub are kept."),
@@ -129,17 +132,19 @@ def _fill(sources: Sequence[str], runs: str, output: str, given: dict[str, Any],
     )
     display = _Display()
     try:
-        return fill_units(
-            [get_measurer(name, **chosen.get(name, {})) for name in sources],
-            runs=runs,
-            output=output,
-            jobs=given["jobs"],
-            models=_names(given["models"]),
-            seeds=None if given["seeds"] is None else parse_numbers("--seeds", given["seeds"]),
-            steps=None if given["steps"] is None else parse_numbers("--steps", given["steps"]),
-            options=checkpoints,
-            progress=display if show else None,
-        )
+        with _scheduler_warnings_as_lines():
+            return fill_units(
+                [get_measurer(name, **chosen.get(name, {})) for name in sources],
+                runs=runs,
+                output=output,
+                jobs=given["jobs"],
+                scheduler=given["scheduler"],
+                models=_names(given["models"]),
+                seeds=None if given["seeds"] is None else parse_numbers("--seeds", given["seeds"]),
+                steps=None if given["steps"] is None else parse_numbers("--steps", given["steps"]),
+                options=checkpoints,
+                progress=display if show else None,
+            )
     except KeyboardInterrupt as error:
         display.close()
         for note in getattr(error, "__notes__", ()):
@@ -147,6 +152,25 @@ def _fill(sources: Sequence[str], runs: str, output: str, given: dict[str, Any],
         sys.exit(1)
     finally:
         display.close()
+
+
+@contextmanager
+def _scheduler_warnings_as_lines() -> Iterator[None]:
+    """What is said of a cluster goes to standard error in plain lines; other warnings as ever."""
+    from polystab.sources.schedulers import SchedulerWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SchedulerWarning)
+        as_ever = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, SchedulerWarning):
+                click.echo(f"Warning: {message}", err=True)
+            else:
+                as_ever(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def source_options(sources: Sequence[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polystab.errors import ConflictError, ReadError, RefusedFileError, UnknownNameError, shown
 from polystab.sources.attempts import Event, Job, Plan
@@ -85,6 +85,7 @@ def fill(
     runs: RunTable | pd.DataFrame | PathLike,
     output: PathLike,
     jobs: int = 1,
+    scheduler: Any = None,
     models: str | Collection[str] | None = None,
     seeds: int | Collection[int] | None = None,
     steps: int | Collection[int] | None = None,
@@ -111,6 +112,10 @@ def fill(
         Processes at work. With 1, everything happens in this one. With more, each is
         a fresh interpreter: a script that defines a measurer of its own must then call
         this below ``if __name__ == "__main__":``.
+    scheduler : str or distributed.Client, optional
+        A Dask cluster to do the work: the address of its scheduler, such as ``tcp://host:8786``; a client of it;
+        or ``"local"`` for one of ``jobs`` processes here. Every worker has to see ``output`` and the
+        checkpoints at the same paths. A unit whose worker ends is measured by another one.
     models, seeds, steps : one or a collection, optional
         Which part of the runs to measure; all without it.
     options : CheckpointOptions, optional
@@ -135,7 +140,8 @@ def fill(
     OutputError
         The folder cannot be written, e.g. because the disk is full.
     WorkerError
-        No worker process can be started.
+        No worker process can be started; the scheduler does not answer; a worker does not see the folder, or has
+        another version of polystab.
 
     Notes
     -----
@@ -147,6 +153,8 @@ def fill(
     start = time.monotonic()
     if jobs < 1:
         raise ReadError(f"jobs is the number of processes, at least 1, not {jobs}.")
+    if scheduler is not None:
+        _check_scheduler(scheduler, jobs)
     measurers = _measurers(sources)
     check_measurers(measurers.values())
     options = options or _default_options()
@@ -156,7 +164,11 @@ def fill(
     tally = _Tally(total, total - sum(len(job.sources) for job in todo), start, progress)
     tally.tell()
     try:
-        if jobs == 1 or len(todo) <= 1:
+        if scheduler is not None and todo:
+            from polystab.sources.schedulers import run_on_scheduler
+
+            run_on_scheduler(plan, todo, tally.count, scheduler=scheduler, n_workers=min(jobs, len(todo)))
+        elif jobs == 1 or len(todo) <= 1:
             run_here(plan, todo, tally.count)
         else:
             run_in_workers(plan, todo, tally.count, n_workers=min(jobs, len(todo)))
@@ -168,6 +180,17 @@ def fill(
         raise
     failed = tuple(sorted(tally.failed, key=lambda failure: failure.key))
     return FillResult(total, tally.already, tally.done, failed, time.monotonic() - start)
+
+
+def _check_scheduler(scheduler: object, jobs: int) -> None:
+    from polystab.sources.schedulers import check_scheduler  # late: few fills need it
+
+    check_scheduler(scheduler)
+    if jobs != 1 and scheduler != "local":
+        raise ReadError(
+            f"jobs={jobs} is the number of processes on this machine, but the work is given to a scheduler: "
+            "its workers are started beside it, so leave jobs out."
+        )
 
 
 def _measurers(sources: str | Measurer | Sequence[str | Measurer]) -> dict[str, Measurer]:

@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,6 +97,9 @@ def task_items(task: str, rows: Iterable[Mapping[str, Any]]) -> TaskItems:
             raise RefusedFileError(
                 "missing-keys", f"row {number} has no {shown(missing)}: no sample of the harness 0.4."
             )
+        # A number for each document, or text; anything else could not be compared with those of other rows.
+        if not isinstance(row["metrics"], (list, tuple)) or not isinstance(row.get("doc_id"), (int, str, NoneType)):
+            raise RefusedFileError("missing-keys", f"row {number} has metrics or a doc_id of a kind that is unknown.")
         chosen = str(row["filter"])
         if (same := (chosen, row.get("doc_id", number))) in met:
             raise RefusedFileError(
@@ -142,7 +146,7 @@ def _margin(likelihoods: Sequence[float], right: Sequence[int]) -> float:
 def _verdict(row: Mapping[str, Any]) -> int:
     """1 or 0 where a measure of the row says so, else -1."""
     for measure in (*_VERDICTS, *row["metrics"]):
-        value = row.get(measure)
+        value = row.get(str(measure))
         # Numpy's numbers compare as Python's do; a list of numbers would not.
         if isinstance(value, (bool, int, float, np.generic)) and value in (0, 1):
             return int(value)

@@ -45,7 +45,7 @@ def start_process(
     ours, theirs = context.Pipe()
     # Not daemonic: it may use processes of its own.
     process = context.Process(target=_run, args=(target, theirs, args), name=name)
-    with _environment(threads), _no_interrupts(), _main_module(needed=script):
+    with _environment(threads), no_interrupts(), main_module(needed=script):
         process.start()
     theirs.close()
     return process, ours
@@ -88,7 +88,7 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _main_module(*, needed: bool) -> Iterator[None]:
+def main_module(*, needed: bool) -> Iterator[None]:
     """Keep new processes from running the script of this one again, unless they need what it defines.
 
     Running it again takes time, and a script that does not guard its call of us would
@@ -104,7 +104,7 @@ def _main_module(*, needed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _no_interrupts() -> Iterator[None]:
+def no_interrupts() -> Iterator[None]:
     """Ctrl-C goes to every process of a terminal; ours inherit that it is blocked, and end when we do."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -196,7 +196,7 @@ def _text(cell: Any) -> str:
 
 def _absolute(location: str, folder: Path) -> str:
     """A location counted from a folder, in whose own name braces are no fields."""
-    path = Path(location).expanduser()
+    path = Path(os.path.expanduser(location))  # noqa: PTH111  that of pathlib raises over the home of nobody
     if path.is_absolute():
         return os.path.normpath(path)
     return os.path.normpath(Path(str(folder).replace("{", "{{").replace("}", "}}")) / path)

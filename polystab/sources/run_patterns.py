@@ -103,13 +103,13 @@ def parse_steps(text: str) -> tuple[int, ...]:
     for part in text.replace(",", " ").split():
         numbers = part.split(":")
         if not all(number.isascii() and number.isdigit() for number in numbers) or len(numbers) > 3:
-            mistakes.append(f"{part!r} is neither a step nor a range start:stop:step")
+            mistakes.append(f"{part[:80]!r} is neither a step nor a range start:stop:step")
             continue
         start, stop, width = [*map(int, numbers), *[int(numbers[0]), 1][len(numbers) - 1 :]][:3]
         if len(numbers) > 1 and (width < 1 or stop < start or (stop - start) % width):
             mistakes.append(f"the range {part!r} is empty or does not end on its stop, which is included")
-        elif (stop - start) // width >= MOST_STEPS:
-            mistakes.append(f"the range {part!r} holds over {MOST_STEPS} steps")
+        elif len(steps) + (stop - start) // width >= MOST_STEPS:
+            mistakes.append(f"with the range {part!r} there are over {MOST_STEPS} steps")
         elif stop >= 2**63:
             mistakes.append(f"the step {part!r} is too large")
         else:

@@ -99,11 +99,11 @@ def index_shards(path: Path) -> dict[str, frozenset[str]]:
         index = json.loads(path.read_bytes())
         shards: dict[str, set[str]] = {}
         for tensor, shard in index["weight_map"].items():
-            if not isinstance(shard, str) or Path(shard).name != shard:  # a name, not a way out of the folder
+            if not _is_name(shard):  # not a way out of the folder
                 raise ValueError(f"{tensor!r} is said to be in {shard!r}")
             shards.setdefault(shard, set()).add(tensor)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"it is no index of shards ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"it is no index of shards ({str(error)[:200]})") from error
     return {shard: frozenset(shards[shard]) for shard in sorted(shards)}
 
 
@@ -168,15 +168,20 @@ def safetensors_header(path: Path) -> dict[str, Any]:
                 raise _damaged(path, f"its {size} bytes end within the header, or it is no safetensors file")
             header: dict[str, Any] = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except OSError as error:
         raise _damaged(path, f"it cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _damaged(path, "its header is no safetensors header") from error
     if 8 + length + end != size:
         fault = "only half of it was written" if 8 + length + end > size else "something follows its end"
         raise _damaged(path, f"its header tells of {8 + length + end} bytes and it has {size}: {fault}")
     return header
+
+
+def _is_name(shard: object) -> bool:
+    """Whether it can be the name of a file in the folder of an index."""
+    return isinstance(shard, str) and Path(shard).name == shard != ".." and "\0" not in shard and len(shard) <= 200
 
 
 def _sharded(index: Path, kind: Literal["safetensors", "pickle"]) -> WeightFiles:

@@ -28,6 +28,8 @@ FORMAT = 1
 # The comment of the zip, and so the last bytes of the file: the CRC-32 of all that comes before them.
 SEAL = b"polystab-unit-crc32=%08x"
 SEAL_LENGTH = len(SEAL % 0)
+# Of one member; more is refused before it is unpacked.
+MOST_BYTES = 2**29
 # Members smaller than this are stored as they are: compressing them saves nothing.
 _COMPRESSED_FROM = 1024
 _LEVEL = 6
@@ -130,6 +132,8 @@ def _group_members(key: UnitKey, group: str, data: xr.Dataset, members: dict[str
 
 def _store(array: Array, name: str, members: dict[str, bytes], where: str) -> str:
     """Add an array as a member; numbers as .npy, texts as JSON. Returns its dtype, ``U`` for text."""
+    if array.nbytes > MOST_BYTES // 2:
+        raise RecordsError(f"{where} has {array.nbytes:,} bytes; one variable of a unit may have {MOST_BYTES // 2:,}.")
     if array.dtype.kind in "biuf":
         members[f"{name}.npy"] = _npy(array)
         return array.dtype.newbyteorder("=").str

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from polystab.errors import OutputError, PolystabError
@@ -41,6 +42,7 @@ class JobQueue:
     fresh: deque[Job]
     claimed: deque[Job] = field(default_factory=deque)
     not_before: float = 0.0
+    pause: float = POLL_SECONDS
 
     def __bool__(self) -> bool:
         return bool(self.fresh or self.claimed)
@@ -52,7 +54,7 @@ class JobQueue:
         if self.claimed and time.monotonic() >= self.not_before:
             # One round over all of them, then a pause.
             self.fresh, self.claimed = self.claimed, self.fresh
-            self.not_before = time.monotonic() + POLL_SECONDS
+            self.not_before = time.monotonic() + self.pause
             return self.fresh.popleft()
         return None
 
@@ -132,7 +134,7 @@ class _Pool:
         self.queue = queue
         self.report = report
         self.n_workers = n_workers
-        self.threads = max(1, _cores() // n_workers)
+        self.threads = max(1, cores() // n_workers)
         self.workers: list[_Worker] = []
         self.failed_starts = 0
 
@@ -220,18 +222,10 @@ class _Pool:
             self.queue.fresh.appendleft(replace(worker.job, sources=rest))
 
     def _fail(self, job: Job, source: str, said: str) -> None:
-        key = job.key(source)
         detail = f"the worker process was ended {said} while it measured."
         if said.endswith("SIGKILL"):
             detail += " The system does so when memory runs out: use fewer jobs, or a machine with more memory."
-        failure = UnitFailure(key.model, key.seed, key.step, source, "worker-died", detail)
-        with claimed(self.folder, key.model, key.seed, key.step) as mine:
-            if is_done(self.folder, key):
-                self.report(Event("done", source))  # it died between writing and saying so
-                return
-            if mine:  # else another fill is at it already
-                write_failure(self.folder, failure)
-        self.report(Event("failed", source, failure))
+        settle_lost(self.folder, job, source, detail, self.report)
 
     def stop(self) -> None:
         """Let workers end by themselves."""
@@ -254,7 +248,20 @@ class _Pool:
         self.workers.clear()
 
 
-def _cores() -> int:
+def settle_lost(folder: Path, job: Job, source: str, detail: str, report: Report) -> None:
+    """Record and report that a worker died while it measured a unit, unless it was done just before."""
+    key = job.key(source)
+    failure = UnitFailure(key.model, key.seed, key.step, source, "worker-died", detail)
+    with claimed(folder, key.model, key.seed, key.step) as mine:
+        if is_done(folder, key):
+            report(Event("done", source))  # it died between writing and saying so
+            return
+        if mine:  # else another fill is at it already
+            write_failure(folder, failure)
+    report(Event("failed", source, failure))
+
+
+def cores() -> int:
     """Cores that this process may use; macOS does not say, and has them all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

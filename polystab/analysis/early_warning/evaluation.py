@@ -175,7 +175,12 @@ def evaluate_warning(
         chosen[name] = EarlyWarning(**{**first.get_params(), "method": name})
     generator = generator_of(rng)
     splits = _splits(data, material, known, leave, n_splits, generator)
-    told = {name: _held_out(method, data, material, known, splits) for name, method in chosen.items()}
+    told: dict[str, Told] = {}
+    read = {_reading(first): material}
+    for name, method in chosen.items():
+        if _reading(method) not in read:
+            read[_reading(method)] = method.gather(data)
+        told[name] = _held_out(method, read[_reading(method)], material.steps, known, splits)
     evaluated = np.zeros(len(material.key), dtype=bool)
     evaluated[np.concatenate([held for _, held in splits])] = True
     weights = run_weights(material.model, n_resamples, generator)
@@ -249,16 +254,21 @@ def _splits(
     return [(np.flatnonzero(a & usable), np.flatnonzero(b & usable)) for a, b in parts if (b & usable).any()]
 
 
+def _reading(method: EarlyWarning) -> tuple[Any, ...]:
+    """The same for methods that read the same prefixes, which takes a while."""
+    given = (method.steps, method.families, method.metrics)
+    return (*(None if part is None else tuple(part) for part in given), method.min_points)
+
+
 def _held_out(
     method: EarlyWarning,
-    data: Data,
-    material: Material,
+    own: Material,
+    steps: Floats,
     labels: Labels,
     splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]],
 ) -> Told:
     """What a method says of each run when that is held out, over all runs."""
-    own = method.gather(data)
-    if not np.array_equal(own.steps, material.steps):
+    if not np.array_equal(own.steps, steps):
         raise AnalysisError("the methods look at different steps; give all of them the same steps and min_points.")
     result: Told = {}
     for rest, held in splits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,18 +54,19 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """One statistic of the loss, as it is; ``robust_z`` is its distance to the siblings, of either sign."""
+    """One statistic of the loss, as it is; ``robust_z`` is its distance to the siblings, of either sign.
 
-    method: str
+    ``reference``, of ``robust_z`` alone, has that statistic only: the distances of all others would take most of the time.
+    """
+
     feature: int
-    reference: Reference
+    reference: Reference | None
 
     def scores(self, material: Material) -> Floats:
-        if self.method != "robust_z":
+        if self.reference is None:
             return np.asarray(material.table.values[:, :, self.feature])
-        return np.abs(np.nan_to_num(sibling_distances(material.table, material.model, material.key, self.reference)))[
-            :, :, self.feature
-        ]
+        own = replace(material.table, values=material.table.values[:, :, [self.feature]])
+        return np.abs(np.nan_to_num(sibling_distances(own, material.model, material.key, self.reference)))[:, :, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +104,13 @@ class Learned:
 def fit_scorer(material: Material, labels: Labels, options: Options, seed: int) -> Scorer:
     """Learn from runs all of which are given; of those that already are wrong at a step only their past counts."""
     used = labels.known & ~material.copies
-    reference = reference_of(material, labels)
     if options.method in BASELINES:
-        return Baseline(options.method, loss_feature(material, options), reference)
+        feature = loss_feature(material, options)
+        if options.method != "robust_z":
+            return Baseline(feature, None)
+        own = replace(material, table=replace(material.table, values=material.table.values[:, :, [feature]]))
+        return Baseline(feature, reference_of(own, labels))
+    reference = reference_of(material, labels)
     fitted = _fit_map(material, used, options, seed)
     bare = Learned(options, reference, fitted, None)
     if options.method == "novelty":

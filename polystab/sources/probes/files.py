@@ -12,6 +12,9 @@ from polystab.errors import ReadError, did_you_mean
 # Heads farther away than this share a class with it; the sign says on which side.
 FARTHEST = 4
 
+# Digits of the number of a word. Python refuses to read thousands of them.
+_LONGEST_NUMBER = 18
+
 Lines = list[tuple[int, str]]
 
 
@@ -141,8 +144,8 @@ def head_distance(offset: int) -> str:
 
 
 def _number(path: Path, line: int, text: str) -> int:
-    if not text.isdecimal():
-        raise ReadError(f"{path}, line {line}: {text!r} is not the number of a word.")
+    if not text.isdecimal() or len(text) > _LONGEST_NUMBER:
+        raise ReadError(f"{path}, line {line}: {text[:40]!r} is not the number of a word.")
     return int(text)
 
 
@@ -180,13 +183,20 @@ def _texts(path: Path, lines: Lines) -> Iterator[Sentence]:
     for number, line in lines:
         if not line.strip():
             continue
-        row = next(csv.reader([line])) if comma else line.split("\t")
+        row = _cells(path, number, line) if comma else line.split("\t")
         names = names or _task_names(len(row) - 1)
         _require_columns(path, number, row, names)
         text = row[0].strip()
         if text:
             labels = {name: (row[1 + i].strip(),) for i, name in enumerate(names)}
             yield Sentence(text, ((0, len(text)),), labels)
+
+
+def _cells(path: Path, number: int, line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]))
+    except csv.Error as error:
+        raise ReadError(f"{path}, line {number}, is not CSV: {error}.") from error
 
 
 def _header(lines: Lines, first: str) -> tuple[list[str], Lines]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[np.floating]
+Tridiagonal = tuple[Floats, Floats]
 
 PowerLaw = Literal["ks", "weightwatcher"]
 POWER_LAWS: tuple[PowerLaw, ...] = ("ks", "weightwatcher")
@@ -26,7 +27,9 @@ _SMALL = 128
 # Rows whose products are summed in single precision before they are added up in double.
 _ROWS = 4096
 # Rounding of an eigenvalue from a single-precision Gram matrix, over the largest one; measured: 0.5 to 2.
-_ROUNDING = 2 * np.finfo(np.float32).eps / 2
+ROUNDING = 2 * float(np.finfo(np.float32).eps) / 2
+# Eigenvalues below so many times that are lost in it.
+LOST = 100
 # The single-precision spectrum is used where its mean and its variance are this sure.
 _SURE = 5e-6
 # Single-precision squares neither overflow nor vanish within these.
@@ -65,25 +68,59 @@ def singular_values(matrix: Array, *, exact: bool = False) -> Floats:
     largest are then still lost in rounding; those of small matrices are not, which are
     decomposed.
     """
-    m, n = matrix.shape
-    if not min(m, n):
+    tridiagonal = None if exact else reduced(matrix)
+    s = None if tridiagonal is None else sure_roots(*tridiagonal)
+    return double_singular_values(matrix, exact=exact) if s is None else s
+
+
+def reduced(matrix: Array) -> Tridiagonal | None:
+    """Diagonal and what is beside it of a tridiagonal matrix with the squares of the singular values as eigenvalues.
+
+    Reduced in single precision. None for double precision, for small matrices and where the squares are too large or
+    too small.
+    """
+    if matrix.dtype != np.float32 or min(matrix.shape) <= _SMALL:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = gram(matrix)
+    if not _SMALLEST**2 < np.trace(products, dtype=np.float64) < _LARGEST**2:
+        return None
+    return _tridiagonal(products)
+
+
+def sure_roots(diagonal: Floats, beside: Floats) -> Floats | None:
+    """Singular values, largest first, of :func:`reduced`; None if rounding could have changed their mean or variance."""
+    eigenvalues = _eigenvalues(diagonal, beside)
+    noise = ROUNDING * eigenvalues[-1]
+    root = np.sqrt(np.maximum(eigenvalues, noise))
+    # Each eigenvalue is off by about the noise. Where it is well above that, its root is off by noise / (2 root), at
+    # random; where it is not, roots of noise add up with one sign.
+    off = noise / (2 * root)
+    lost = eigenvalues < LOST * noise
+    error = off[lost].sum() + math.sqrt(float((off[~lost] ** 2).sum()))
+    if not is_sure(error, root.mean(), root.var(), len(root)):
+        return None
+    return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0))[::-1])
+
+
+def is_sure(error: float, mean: float, variance: float, n: int) -> bool:
+    """Whether n singular values that are off by ``error`` in sum have their mean and their variance all the same."""
+    worst = error / (n * mean) * max(1.0, 2 * mean**2 / variance if variance > 0 else math.inf)
+    return bool(worst < _SURE)
+
+
+def double_singular_values(matrix: Array, *, exact: bool = False) -> Floats:
+    """Singular values, largest first, in double precision: through the Gram matrix, or by a decomposition."""
+    if not min(matrix.shape):
         return np.empty(0)
     largest = max(float(matrix.max()), -float(matrix.min()))
     if not largest:
-        return np.zeros(min(m, n))
-    if exact or min(m, n) <= _SMALL:
-        return np.asarray(
-            np.linalg.svd(matrix.astype(np.float64) / largest, compute_uv=False) * largest, dtype=np.float64
-        )
-    scale = 1.0
-    if not _SMALLEST < largest < _LARGEST:
-        scale = 2.0 ** math.frexp(largest)[1]
-        matrix = matrix / matrix.dtype.type(scale)
-    if matrix.dtype == np.float32:
-        eigenvalues = tridiagonal_eigenvalues(gram(matrix))
-        if _is_sure(eigenvalues):
-            return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0))[::-1] * scale)
-    eigenvalues = tridiagonal_eigenvalues(gram(matrix.astype(np.float64)))
+        return np.zeros(min(matrix.shape))
+    if exact or min(matrix.shape) <= _SMALL:
+        s = np.linalg.svd(matrix.astype(np.float64) / largest, compute_uv=False) * largest
+        return np.asarray(s, dtype=np.float64)
+    scale = 1.0 if _SMALLEST < largest < _LARGEST else 2.0 ** math.frexp(largest)[1]
+    eigenvalues = _eigenvalues(*_tridiagonal(gram(matrix.astype(np.float64) / scale)))
     return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0))[::-1] * scale)
 
 
@@ -100,15 +137,21 @@ def gram(matrix: Array) -> Array:
     return total.astype(matrix.dtype)
 
 
-def tridiagonal_eigenvalues(symmetric: Array) -> Floats:
-    """Eigenvalues, ascending: reduced in the precision of the matrix, which is used up, solved in double precision."""
-    from scipy.linalg import eigh_tridiagonal, lapack
+def _tridiagonal(symmetric: Array) -> Tridiagonal:
+    """Reduced in the precision of the matrix, which is used up."""
+    from scipy.linalg import lapack
 
     name = "ssytrd" if symmetric.dtype == np.float32 else "dsytrd"
-    size = len(symmetric)
     # The transpose has the order of memory that LAPACK wants; its upper triangle is the faster one to reduce.
-    _, diagonal, beside, _, _ = getattr(lapack, name)(symmetric.T, lower=0, lwork=64 * size, overwrite_a=1)
-    diagonal, beside = diagonal.astype(np.float64), beside.astype(np.float64)
+    reduce, work = getattr(lapack, name), 64 * len(symmetric)
+    _, diagonal, beside, _, _ = reduce(symmetric.T, lower=0, lwork=work, overwrite_a=1)
+    return diagonal.astype(np.float64), beside.astype(np.float64)
+
+
+def _eigenvalues(diagonal: Floats, beside: Floats) -> Floats:
+    """Of a tridiagonal matrix, ascending."""
+    from scipy.linalg import eigh_tridiagonal, lapack
+
     found, failed = lapack.dsterf(diagonal, beside)
     return np.asarray(eigh_tridiagonal(diagonal, beside, eigvals_only=True) if failed else found)
 
@@ -134,22 +177,6 @@ def device_singular_values(matrix: torch.Tensor) -> Floats:
     wide = wide if wide.shape[0] >= wide.shape[1] else wide.T
     eigenvalues = torch.linalg.eigvalsh(wide.T @ wide).clamp_min(0.0)
     return np.asarray(eigenvalues.sqrt().flip(0).cpu().numpy(), dtype=np.float64)
-
-
-def _is_sure(eigenvalues: Floats) -> bool:
-    """Whether rounding leaves the mean and the variance of the roots as they are.
-
-    Each eigenvalue is off by about ``noise``. Where it is well above that, its root is off by noise / (2 root), at
-    random; where it is not, roots of noise add up with one sign.
-    """
-    noise = _ROUNDING * eigenvalues[-1]
-    root = np.sqrt(np.maximum(eigenvalues, noise))
-    off = noise / (2 * root)
-    lost = eigenvalues < 100 * noise
-    error = off[lost].sum() + math.sqrt(float((off[~lost] ** 2).sum()))
-    mean, variance = root.mean(), root.var()
-    worst = error / root.sum() * max(1.0, 2 * mean**2 / variance if variance > 0 else math.inf)
-    return bool(worst < _SURE)
 
 
 def spectrum_measures(s: Floats, shape: tuple[int, int], *, power_law: PowerLaw = "ks") -> dict[str, float]:
