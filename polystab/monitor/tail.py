@@ -16,7 +16,7 @@ from polystab.errors import ReadError, shown
 from polystab.monitor.logbook import ENDED, SAID
 from polystab.sources.columns import LABELS, checked_mapping, find_source
 from polystab.sources.metric_names import checked_metrics, training_metric
-from polystab.sources.tabular_files import TRAINER_STATE
+from polystab.sources.tabular_files import TRAINER_STATE, flat
 
 # Lines without anything that can be used after which the file is refused.
 _PATIENCE = 20
@@ -189,7 +189,10 @@ class LogTail:
 
     def _json(self, text: str) -> dict[str, Any] | None:
         try:
-            return dict(_flat(json.loads(text), ""))
+            entry = json.loads(text)
+            if not isinstance(entry, dict):
+                raise ValueError("no object")
+            return dict(flat(entry))
         except (ValueError, RecursionError):
             self._broken(text)
             return None
@@ -293,16 +296,6 @@ def _cell(cell: Any) -> float | None:
 
 def _same(one: float | None, other: float) -> bool:
     return one is not None and (one == other or (math.isnan(one) and math.isnan(other)))
-
-
-def _flat(entry: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(entry, dict):
-        raise ValueError("no object")
-    for name, cell in entry.items():
-        if isinstance(cell, dict):
-            yield from _flat(cell, f"{prefix}{name}/")
-        else:
-            yield prefix + name, cell
 
 
 def _number(state: Path) -> int:

@@ -77,7 +77,13 @@ def log(tmp_path: Path) -> Path:
 def cluster(n_workers: int = 1, **options: Any) -> Iterator[Any]:
     """A client of a cluster on this machine; of threads in this process unless ``processes`` is said."""
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
-    settings = {"threads_per_worker": 1, "processes": False, "memory_limit": 0, "dashboard_address": "127.0.0.1:0", **options}
+    settings = {
+        "threads_per_worker": 1,
+        "processes": False,
+        "memory_limit": 0,
+        "dashboard_address": "127.0.0.1:0",
+        **options,
+    }
     # A worker that is killed must not take the words of its death to the output of the tests.
     with (
         distributed.LocalCluster(n_workers=n_workers, silence_logs=50, **settings) as made,
@@ -278,6 +284,13 @@ class TestRefusing:
             fill(Toy(), runs=runs, output=out, scheduler="tcp://host:8786", jobs=4)
 
     @pytest.mark.slow
+    def test_a_client_that_is_closed(self, runs: RunTable, out: Path) -> None:
+        with cluster(0) as client:
+            pass
+        with pytest.raises(ReadError, match="the client is closed, not connected"):
+            fill(Toy(), runs=runs, output=out, scheduler=client)
+
+    @pytest.mark.slow
     def test_an_address_where_nobody_answers(self, runs: RunTable, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("distributed", reason="Dask is not installed")
         monkeypatch.setattr(schedulers, "_CONNECT_SECONDS", 0.5)
@@ -307,7 +320,9 @@ class TestRefusing:
     ) -> None:
         monkeypatch.setattr(schedulers, "_journals", _elsewhere)
         monkeypatch.setattr(schedulers._Dispatcher, "_check_workers", lambda self: None)
-        with pytest.raises(WorkerError, match=r"worker inproc://.* cannot take part: it does not see the output folder"):
+        with pytest.raises(
+            WorkerError, match=r"worker inproc://.* cannot take part: it does not see the output folder"
+        ):
             fill(Toy(), runs=runs, output=out, scheduler=client)
 
     @pytest.mark.slow
