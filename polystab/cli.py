@@ -358,7 +358,7 @@ def report(
     if output is not None:
         require_writable(output, overwrite or is_report(output))
     with open_any(cube) as tree:
-        page, summary = write_page(tree, output, **given)
+        page, summary = write_page(tree, output, fail_on=fail_on, **given)
     click.echo(page if output is None else f"Report: {Path(output).resolve()}")
     reasons = reasons_to_fail(summary, fail_on)
     for reason in reasons:

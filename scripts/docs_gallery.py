@@ -191,6 +191,7 @@ ENTRIES = (
 NOT_DRAWN = {
     "histogram": "elements of a weight at some steps, from the group `histograms`",
     "spectrum": "singular values by rank, from the group `spectra`",
+    "warning_curves": "how well early warnings work against step, from `evaluate_warning`, which takes a while",
     "animate": "a GIF or MP4 of a distribution, a spectrum or the embedding over training",
 }
 

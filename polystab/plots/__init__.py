@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from polystab.plots.representations import direction_overlap, outlier_dimensions
     from polystab.plots.runs import run_distances, run_scores
     from polystab.plots.svg import to_svg
+    from polystab.plots.warnings import describe_warning, warning_curves
     from polystab.plots.weights import layer_curves, layer_profile, statistics
 
 _NAMES = {
@@ -85,6 +86,10 @@ _NAMES = {
         "run_scores",
     ),
     "polystab.plots.svg": ("to_svg",),
+    "polystab.plots.warnings": (
+        "describe_warning",
+        "warning_curves",
+    ),
     "polystab.plots.weights": (
         "layer_curves",
         "layer_profile",
@@ -106,6 +111,7 @@ __all__ = [
     "describe_picture",
     "describe_shares",
     "describe_transitions",
+    "describe_warning",
     "direction_overlap",
     "embedding_matrix",
     "embedding_similarity",
@@ -128,6 +134,7 @@ __all__ = [
     "to_svg",
     "transition_graph",
     "variance_shares",
+    "warning_curves",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

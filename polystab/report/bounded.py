@@ -16,8 +16,14 @@ from polystab.plots.words import count, plural
 MAX_CURVES = 2000
 MAX_CHECKPOINTS = 200
 
-# Checkpoints of all runs together that a training map is fitted to.
-MAX_FITTED = 8_000
+# Checkpoints of all runs together, and runs, that a training map is fitted to: every step of its fit goes through all runs.
+MAX_FITTED = 3_000
+MAX_MAPPED = 80
+
+# Fits of each number of states; of many runs, each of which takes long, fewer.
+MAP_RESTARTS = 5
+FEW_RESTARTS = 2
+MANY_RUNS = 40
 
 # Cells that are audited and in which runs are judged: 5 models of 10 runs, 154 checkpoints and 1,000 metrics are fewer.
 MAX_JUDGED = 10_000_000
@@ -55,16 +61,31 @@ def for_changes(cube: xr.Dataset, metrics: Sequence[str]) -> Searched:
 
 
 def for_map(cube: xr.Dataset, metrics: Sequence[str], models: Sequence[str]) -> Searched:
-    """So many checkpoints, and if need be only some models, that a training map can be fitted to all runs at once."""
+    """So many checkpoints, and if need be only some models and runs, that a training map can be fitted to all at once."""
     part = cube.sel(metric=list(metrics))
     notes = []
     n_runs = _n_runs(part)
-    if n_runs * MIN_CHECKPOINTS > MAX_FITTED and len(models) < cube.sizes["model"]:
+    if n_runs > MAX_MAPPED and len(models) < cube.sizes["model"]:
         part = part.sel(model=list(models))
         notes.append(f"Mapped: the {plural(len(models), 'model')} drawn above, of {count(cube.sizes['model'])}.")
         n_runs = _n_runs(part)
+    if n_runs > MAX_MAPPED:
+        # The same number of each model, those whose seeds come first.
+        there: Bools = np.asarray((~np.isnan(cells(part))).any(axis=(2, 3)))
+        each = max(MAX_MAPPED // int(there.any(axis=1).sum()), 1)
+        kept: Bools = there & (np.cumsum(there, axis=1) <= each)
+        part = part.assign(value=part["value"].where(xr.DataArray(kept, dims=("model", "seed"))))
+        notes.append(
+            f"Mapped: at most {plural(each, 'run')} of each model, those with the lowest seeds, of {count(n_runs)}."
+        )
+        n_runs = int(kept.sum())
     thin, said = _thinned(part, part, max(MAX_FITTED // max(n_runs, 1), MIN_CHECKPOINTS))
     return Searched(thin, tuple(metrics), (*notes, *said))
+
+
+def restarts_for(part: xr.Dataset) -> int:
+    """Fits of a training map for each number of states."""
+    return FEW_RESTARTS if _n_runs(part) > MANY_RUNS else MAP_RESTARTS
 
 
 def for_judging(cube: xr.Dataset, ranked: Sequence[str]) -> Searched:

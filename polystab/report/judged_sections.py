@@ -1,4 +1,4 @@
-"""The sections on what to distrust: the audit, outlier runs, runs that went wrong."""
+"""The sections on what to distrust: the audit and outlier runs."""
 
 from __future__ import annotations
 
@@ -280,48 +280,3 @@ def _chance(expected: Sequence[Summary]) -> str:
     if percent(shares[0]) == percent(shares[-1]):
         return f"in {percent(shares[0])} of the values"
     return f"in {percent(shares[0])} to {percent(shares[-1])} of the values, depending on the number of runs"
-
-
-def warning(found: Summary | None) -> Iterator[Block]:
-    """Runs that went wrong by their training logs: what an early warning can be learnt from."""
-    if found is None:
-        yield empty(
-            "Which runs went wrong is told from their training logs (loss and gradient norm at every update), and this cube "
-            "has none in a group log. To have one, train with polystab or read logs:",
-            "polystab read training-log LOGS -o log.nc",
-        )
-        return
-    if not found["rows"]:
-        yield paragraph(
-            f"None of {plural(found['runs'], 'run')} with a log went wrong: no divergence, no spike, no high final loss, no "
-            "ability missing. There is nothing to learn an early warning from; what stands out is above."
-        )
-        return
-    yield paragraph(
-        f"{count(found['wrong'])} of {plural(found['runs'], 'run')} with a log went wrong by at least one rule; the update is "
-        "the first at which a rule could have said so, which is what an early warning has to beat."
-    )
-    columns = [
-        Column("Model", code=True),
-        Column("Seed", number=True),
-        Column("Rules"),
-        Column("Seen at update", number=True),
-        Column("Spikes", number=True, help="updates whose loss lies 6 standard deviations above the 128 before"),
-        Column("Final loss", number=True, help="nats, mean of the last 50 updates"),
-    ]
-    lines = [
-        (
-            row["model"],
-            str(row["seed"]),
-            ", ".join(row["rules"]),
-            count(row["seen_at"]) if row["seen_at"] is not None else tables.NONE,
-            count(row["n_spikes"]) if row["n_spikes"] is not None else tables.NONE,
-            number(row["final_loss"], digits=3) or tables.NONE,
-        )
-        for row in found["rows"]
-    ]
-    table = tables.capped("Runs that went wrong", columns, [Group("", tuple(lines[:OPEN_FINDINGS]))])
-    yield table
-    if len(lines) > OPEN_FINDINGS:
-        whole = tables.capped("All runs that went wrong", columns, [Group("", tuple(lines))])
-        yield Details(f"All {count(found['wrong'])} runs that went wrong", (whole,))

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 import xarray as xr
 
 from polystab.cube.validate import as_cube
-from polystab.errors import UnknownNameError, did_you_mean
+from polystab.errors import AnalysisError, UnknownNameError, did_you_mean, shown
 from polystab.files import write_text
 from polystab.plots.words import listed, plural
 from polystab.report.results import analyse
@@ -87,7 +87,8 @@ def report(
     sections : sequence of str, optional
         Which sections, in the page's order: ``takeaways``, ``audit``, ``contents``, ``curves``, ``final``,
         ``variance``, ``agreement``, ``representations``, ``phases``, ``networks``, ``outliers``, ``warning``,
-        ``methods``. JSON always has everything.
+        ``methods``. Nothing is computed that only the others need, and JSON has the parts of these alone
+        (:mod:`polystab.report.summary`). The takeaways are about everything, so they take nearly as long as all.
     metrics : sequence of str, optional
         Which metrics the page is about: ids, or patterns such as ``eval/*`` and ``*/acc``. Everything is
         computed from these alone.
@@ -112,7 +113,7 @@ def report(
     Notes
     -----
     The page needs no script, no network and no other file. The same cube gives the same
-    bytes. JSON has everything; HTML and Markdown leave out the ends of very long tables
+    bytes. JSON has all rows; HTML and Markdown leave out the ends of very long tables
     and say so.
 
     Examples
@@ -136,12 +137,14 @@ def write_page(
     sections: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     overwrite: bool = True,
+    fail_on: Sequence[str] = (),
 ) -> tuple[str | Path, dict[str, Any]]:
-    """The same as :func:`report`, and the summary behind the page."""
+    """The same as :func:`report`, and the summary behind the page, with what :func:`reasons_to_fail` will be asked."""
     chosen = _format(path, format)
     wanted = known_sections(sections)
     results = analyse(cube if metrics is None else with_metrics(cube, metrics))
-    summary = summary_of(results, title=title)
+    judged = [_FAILS[name] for name in fail_on]
+    summary = summary_of(results, title=title, sections=known_sections([*wanted, *judged]))
     if chosen == "json":
         text = json.dumps(summary, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     elif chosen == "md":
@@ -152,7 +155,7 @@ def write_page(
         from polystab.report.html import render_html
         from polystab.report.pictures import draw
 
-        text = render_html(summary, draw(results, summary), wanted).translate(_CONTROLS)
+        text = render_html(summary, draw(results, summary, wanted), wanted).translate(_CONTROLS)
     if path is None:
         return text, summary
     write_text(path, text, overwrite=overwrite)
@@ -184,6 +187,8 @@ def with_metrics(cube: xr.Dataset | xr.DataTree, patterns: Sequence[str]) -> xr.
 
 # What a page can be asked to fail on.
 FAIL_ON = ("outliers", "audit", "change")
+# The section that it is said in.
+_FAILS = {"outliers": "outliers", "audit": "audit", "change": "phases"}
 
 
 def reasons_to_fail(summary: dict[str, Any], fail_on: Sequence[str]) -> list[str]:
@@ -197,16 +202,32 @@ def reasons_to_fail(summary: dict[str, Any], fail_on: Sequence[str]) -> list[str
         ``outliers``: any run is an outlier or diverged; ``audit``: it has an error or a warning; ``change``: the
         seeds of a model share a change of level.
     """
+    lacking = [name for name in fail_on if _PART[name] not in summary]
+    if lacking:
+        raise AnalysisError(
+            f"the summary is of some sections only and says nothing of {shown(lacking)}; give write_page the same fail_on."
+        )
+    return [said for name in fail_on if (said := _SAID[name](summary))]
+
+
+def _outliers_said(summary: dict[str, Any]) -> str:
     runs = [f"{row['model']} seed {row['seed']}" for row in summary["verdicts"]["rows"]]
+    return f"{plural(len(runs), 'outlier run')}: {listed(runs, 5)}" if runs else ""
+
+
+def _audit_said(summary: dict[str, Any]) -> str:
     counts = summary["findings"]["counts"]
-    found = {name: counts.get(name, 0) for name in ("error", "warning") if counts.get(name)}
+    found = [plural(counts[name], name) for name in ("error", "warning") if counts.get(name)]
+    return f"the audit has {' and '.join(found)}" if found else ""
+
+
+def _change_said(summary: dict[str, Any]) -> str:
     shared = [f"{row['metric']} of {row['model']} at step {row['step']}" for row in summary["phases"]["shared"]]
-    said = {
-        "outliers": f"{plural(len(runs), 'outlier run')}: {listed(runs, 5)}" if runs else "",
-        "audit": "the audit has " + " and ".join(plural(n, name) for name, n in found.items()) if found else "",
-        "change": f"{plural(len(shared), 'shared change')} of level: {listed(shared, 3)}" if shared else "",
-    }
-    return [said[name] for name in fail_on if said[name]]
+    return f"{plural(len(shared), 'shared change')} of level: {listed(shared, 3)}" if shared else ""
+
+
+_PART = {"outliers": "verdicts", "audit": "findings", "change": "phases"}
+_SAID = {"outliers": _outliers_said, "audit": _audit_said, "change": _change_said}
 
 
 def is_report(path: str | os.PathLike[str]) -> bool:

@@ -1,11 +1,10 @@
-"""Parts of the summary: shares of the variance, change points, the training map, runs that went wrong."""
+"""Parts of the summary: shares of the variance, change points, the training map."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from polystab.analysis.segments.profile import MIN_SIZES
 from polystab.plots.describe import PARTS, describe_change_points, describe_map, describe_shares, describe_transitions
@@ -114,8 +113,8 @@ _CHANGE_COLUMNS = ("step", "lower", "upper", "first", "last", "n_runs", "size", 
 
 def _map(results: Results) -> Summary:
     found, transitions = results.map, results.transitions
-    if found is None or transitions is None:
-        return {"reason": results.no_map, "graphs": []}
+    if isinstance(found, str) or transitions is None:
+        return {"reason": str(found), "graphs": []}
     table = found.selection
     mapped = found.states["model"].values[(found.states["n_checkpoints"] > 0).any("seed").values].tolist()
     return {
@@ -133,29 +132,4 @@ def _map(results: Results) -> Summary:
         "graphs": [
             {"model": model, "picture": describe_transitions(transitions, model=model)} for model in mapped[:MAX_GRAPHS]
         ],
-    }
-
-
-# Runs that went wrong in the summary; more are counted.
-MAX_WRONG = 200
-
-
-def warning_summary(failed: xr.Dataset | None) -> Summary | None:
-    """Which runs went wrong by their logs; see :mod:`polystab.report.summary`."""
-    if failed is None:
-        return None
-    wrong = failed["wrong"].transpose("model", "seed").values
-    models, seeds, rules = (failed[dim].values for dim in ("model", "seed", "rule"))
-    by_rule = failed["failed"].transpose("model", "seed", "rule").values
-    columns = {name: failed[name].transpose("model", "seed").values for name in ("seen_at", "n_spikes", "final_loss")}
-    places = np.argwhere(wrong).tolist()
-    return {
-        "runs": failed["known"].sum().item(),
-        "wrong": len(places),
-        "rows": [
-            {"model": str(models[m]), "seed": seeds[s], "rules": [str(rule) for rule in rules[by_rule[m, s]]]}
-            | {name: column[m, s] for name, column in columns.items()}
-            for m, s in places[:MAX_WRONG]
-        ],
-        "left_out": max(len(places) - MAX_WRONG, 0),
     }

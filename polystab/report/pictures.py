@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from polystab.plots.maps import coverage, outliers
 from polystab.plots.phases import change_points, map_strips, transition_graph
 from polystab.plots.style import FIXED, Ink, model_inks, state_inks
 from polystab.plots.svg import to_svg
+from polystab.plots.warnings import warning_curves
 from polystab.report.results import Results
 
 # Inches; so small that its text is large enough where three panels stand side by side.
@@ -33,18 +35,44 @@ class Pictures:
         return (*FIXED, *self.models, *self.states)
 
 
-def draw(results: Results, summary: dict[str, Any]) -> Pictures:
-    """Draw everything that the summary describes, from the results it was made of."""
-    inks = tuple(model_inks(len(results.models)))
-    drawn = {
-        "coverage": to_svg(
-            coverage(results.cover, title=False),
-            title="What was measured",
-            description=summary["contents"]["picture"],
-            prefix="cov",
-        )
-    }
-    for i, metric in enumerate(summary["curves"]["metrics"]):
+def draw(results: Results, summary: dict[str, Any], wanted: Sequence[str]) -> Pictures:
+    """Draw what the sections that are wanted describe, from the results it was made of."""
+    inks = tuple(model_inks(len(results.models))) if {*wanted} & {*_WITH_MODELS} else ()
+    states: tuple[Ink, ...] = ()
+    drawn: dict[str, str] = {}
+    if "contents" in wanted:
+        figure = coverage(results.cover, title=False)
+        said = summary["contents"]["picture"]
+        drawn["coverage"] = to_svg(figure, title="What was measured", description=said, prefix="cov")
+    if "curves" in wanted:
+        drawn |= _curves(results, summary["curves"]["metrics"], inks)
+    if "variance" in wanted:
+        for i, metric in enumerate(summary["variance"]["pictures"]):
+            figure = variance_shares(results.fractions, metric=metric["metric"], legend=False, title=False, size=PANEL)
+            drawn[f"share{i}"] = to_svg(figure, title=metric["metric"], description=metric["picture"], prefix=f"v{i}x")
+    drawn |= _networks(results, summary, wanted, inks)
+    if "phases" in wanted:
+        states = () if isinstance(results.map, str) else tuple(state_inks(results.map.n_states))
+        drawn |= _phases(results, summary["phases"], states)
+    if "outliers" in wanted and summary["outliers"]["listed"]:
+        listed = [(run["model"], run["seed"]) for run in summary["outliers"]["listed"]]
+        figure = outliers(results.scores, runs=listed, title=False)
+        said = summary["outliers"]["picture"]
+        drawn["outliers"] = to_svg(figure, title="When these runs stand out", description=said, prefix="out")
+    if "warning" in wanted and results.warned is not None and results.warned.evaluation is not None:
+        figure = warning_curves(results.warned.evaluation, title=False)
+        said = summary["warning"]["early"]["picture"]
+        drawn["warning"] = to_svg(figure, title="Early warning against step", description=said, prefix="warn")
+    return Pictures(drawn, inks, states)
+
+
+# Sections whose pictures have a colour for each model.
+_WITH_MODELS = ("curves", "agreement", "representations", "networks")
+
+
+def _curves(results: Results, metrics: Sequence[dict[str, Any]], inks: tuple[Ink, ...]) -> dict[str, str]:
+    drawn = {}
+    for i, metric in enumerate(metrics):
         figure = curves(
             results.band,
             metric=metric["metric"],
@@ -58,34 +86,24 @@ def draw(results: Results, summary: dict[str, Any]) -> Pictures:
         drawn[f"curve{i}"] = to_svg(
             figure, title=metric["metric"], description=metric["picture"], prefix=f"c{i}x", inks=inks
         )
-    for i, metric in enumerate(summary["variance"]["pictures"]):
-        figure = variance_shares(results.fractions, metric=metric["metric"], legend=False, title=False, size=PANEL)
-        drawn[f"share{i}"] = to_svg(figure, title=metric["metric"], description=metric["picture"], prefix=f"v{i}x")
-    listed = [(run["model"], run["seed"]) for run in summary["outliers"]["listed"]]
-    if listed:
-        drawn["outliers"] = to_svg(
-            outliers(results.scores, runs=listed, title=False),
-            title="When these runs stand out",
-            description=summary["outliers"]["picture"],
-            prefix="out",
-        )
-    drawn |= _networks(results, summary, inks)
-    states = () if results.map is None else tuple(state_inks(results.map.n_states))
-    drawn |= _phases(results, summary["phases"], states)
-    return Pictures(drawn, inks, states)
+    return drawn
 
 
-def _networks(results: Results, summary: dict[str, Any], inks: tuple[Ink, ...]) -> dict[str, str]:
+def _networks(
+    results: Results, summary: dict[str, Any], sections: Sequence[str], inks: tuple[Ink, ...]
+) -> dict[str, str]:
     """Answers, probes, and statistics of the networks: curves like the others, in the same colours."""
-    networks, agreement = results.networks, summary["agreement"]["picture"]
     wanted: list[tuple[str, xr.Dataset | None, str, list[str], str]] = []
-    if agreement is not None:
-        wanted.append(("agreement", networks.kappa, agreement["answer"], agreement["models"], agreement["picture"]))
-    for i, probe in enumerate(summary["representations"]["pictures"]):
-        wanted.append((f"probe{i}", networks.compression, probe["metric"], probe["models"], probe["picture"]))
-    for i, family in enumerate(summary["networks"]["families"]):
-        if family["metric"]:
-            wanted.append((f"network{i}", results.band, family["metric"], list(results.models), family["picture"]))
+    if "agreement" in sections and (one := summary["agreement"]["picture"]) is not None:
+        wanted.append(("agreement", results.networks.kappa, one["answer"], one["models"], one["picture"]))
+    if "representations" in sections:
+        for i, probe in enumerate(summary["representations"]["pictures"]):
+            of = results.networks.compression
+            wanted.append((f"probe{i}", of, probe["metric"], probe["models"], probe["picture"]))
+    if "networks" in sections:
+        for i, family in enumerate(summary["networks"]["families"]):
+            if family["metric"]:
+                wanted.append((f"network{i}", results.band, family["metric"], list(results.models), family["picture"]))
     drawn = {}
     for key, band, metric, models, said in wanted:
         if band is None:
@@ -101,7 +119,7 @@ def _phases(results: Results, phases: dict[str, Any], inks: tuple[Ink, ...]) -> 
     if phases["picture"] and results.shared is not None:
         figure = change_points(results.shared, steps=results.cube["step"].values, title=False)
         drawn["changes"] = to_svg(figure, title="Changes that seeds share", description=phases["picture"], prefix="chg")
-    if results.map is None or results.transitions is None or results.map.n_states == 1:
+    if isinstance(results.map, str) or results.transitions is None or results.map.n_states == 1:
         return drawn
     figure = map_strips(results.map.states, title=False)
     drawn["map"] = to_svg(

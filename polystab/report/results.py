@@ -1,8 +1,9 @@
-"""Everything the report says, computed once by the analyses."""
+"""Everything the report says, computed by the analyses when it is first asked for, and once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import xarray as xr
 
@@ -11,7 +12,6 @@ from polystab.analysis.components.at_end import final_components
 from polystab.analysis.components.fractions import variance_fractions
 from polystab.analysis.components.split import variance_components
 from polystab.analysis.coverage import cube_coverage, fingerprint
-from polystab.analysis.failures import failed_runs
 from polystab.analysis.maps.inputs import hu2023_metrics
 from polystab.analysis.maps.reading import state_transitions
 from polystab.analysis.outliers.scores import outlier_scores
@@ -23,9 +23,10 @@ from polystab.analysis.variance import seed_spread, spread_overview
 from polystab.cube.audit import AuditEntry, audit_entries
 from polystab.cube.validate import as_cube, check_cube
 from polystab.errors import AnalysisError
-from polystab.report.bounded import Searched, for_changes, for_map
+from polystab.report.bounded import Searched, for_changes, for_map, restarts_for
 from polystab.report.judged import Judged, judge
 from polystab.report.networks import Networks, analyse_networks
+from polystab.report.warned import Warned, warn
 
 # More lines than this in one panel cannot be told apart.
 MAX_MODELS = 10
@@ -35,50 +36,154 @@ MAX_PANELS = 12
 # Pictures of who is responsible for the spread.
 MAX_SHARES = 6
 
-# The training map: numbers of states tried, fits of each, and pictures of its graph.
+# The training map: numbers of states tried, and pictures of its graph.
 MAP_STATES = (1, 2, 3, 4, 5, 6)
-MAP_RESTARTS = 5
 MAX_GRAPHS = 6
-
-
-@dataclass(frozen=True)
-class Results:
-    """A cube and what the analyses say of it; see the functions that fill each field."""
-
-    cube: xr.Dataset
-    audit: tuple[AuditEntry, ...] | None
-    fingerprint: str
-    cover: xr.Dataset
-    copies: xr.Dataset
-    band: xr.Dataset
-    spread: xr.Dataset
-    overview: xr.Dataset
-    components: xr.Dataset
-    fractions: xr.Dataset
-    at_end: xr.Dataset
-    changes: xr.Dataset | None
-    shared: xr.Dataset | None
-    map: TrainingMap | None
-    no_map: str
-    transitions: xr.Dataset | None
-    scores: xr.Dataset
-    ranked: xr.Dataset
-    panels: tuple[str, ...]
-    models: tuple[str, ...]
-    shares: tuple[str, ...]
-    searched: Searched | None
-    mapped: Searched | None
-    judged: Judged
-    networks: Networks
-    failed: xr.Dataset | None
-
 
 # Of every simulation behind the page, which says it.
 RNG = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A cube and what the analyses say of it; what no section asks for is not computed.
+
+    Attributes
+    ----------
+    given : xarray.Dataset or xarray.DataTree
+        What the report is about, with its groups.
+    cube : xarray.Dataset
+        The cube of it, in memory.
+    """
+
+    given: xr.Dataset | xr.DataTree
+    cube: xr.Dataset
+
+    @cached_property
+    def audit(self) -> tuple[AuditEntry, ...] | None:
+        """What was noted on reading; None without an audit."""
+        given = self.given
+        return tuple(audit_entries(given)) if isinstance(given, xr.DataTree) and "audit" in given.children else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.cube)
+
+    @cached_property
+    def cover(self) -> xr.Dataset:
+        return cube_coverage(self.cube)
+
+    @cached_property
+    def copies(self) -> xr.Dataset:
+        return duplicate_runs(self.cube)
+
+    @cached_property
+    def band(self) -> xr.Dataset:
+        return seed_band(self.cube)
+
+    @cached_property
+    def spread(self) -> xr.Dataset:
+        return seed_spread(self.cube)
+
+    @cached_property
+    def overview(self) -> xr.Dataset:
+        return spread_overview(self.spread, movement=self.ranked["movement"])
+
+    @cached_property
+    def ranked(self) -> xr.Dataset:
+        return rank_metrics(self.cube)
+
+    @cached_property
+    def panels(self) -> tuple[str, ...]:
+        """The metrics that get a panel, in order of their rank: those with more than one step."""
+        ordered = self.ranked.isel(metric=self.ranked["rank"].argsort().values)
+        names = ordered["metric"].values[ordered["signal"].notnull().values]
+        return tuple(str(name) for name in names[:MAX_PANELS])
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """The models that are drawn."""
+        return tuple(pick_models(self.spread, limit=MAX_MODELS))
+
+    @cached_property
+    def _components(self) -> xr.Dataset:
+        return variance_components(self.cube)
+
+    @cached_property
+    def fractions(self) -> xr.Dataset:
+        return variance_fractions(self._components)
+
+    @cached_property
+    def at_end(self) -> xr.Dataset:
+        return final_components(self._components, self.fractions)
+
+    @cached_property
+    def shares(self) -> tuple[str, ...]:
+        """The metrics whose shares over training are drawn, in order of their rank: those with more than one part."""
+        order = self.ranked["rank"].argsort().values
+        wanted = (self.ranked["signal"].notnull().values & self.at_end["informative"].values)[order]
+        return tuple(str(name) for name in self.ranked["metric"].values[order][wanted][:MAX_SHARES])
+
+    @cached_property
+    def searched(self) -> Searched | None:
+        """Where changes are looked for; None without a metric that has steps."""
+        return for_changes(self.cube, self.panels) if self.panels else None
+
+    @cached_property
+    def changes(self) -> xr.Dataset | None:
+        found = self.searched
+        return None if found is None else change_points(found.cube, metrics=found.metrics, rng=RNG)
+
+    @cached_property
+    def shared(self) -> xr.Dataset | None:
+        """The changes that the seeds of a model share."""
+        return None if self.changes is None else consensus_change_points(self.changes, rng=RNG)
+
+    @cached_property
+    def mapped(self) -> Searched | None:
+        """Of what a map is made: the 14 weight features if the cube has them, else the metrics with panels."""
+        metrics = hu2023_metrics(self.cube) or self.panels
+        return for_map(self.cube, metrics, self.models) if metrics else None
+
+    @cached_property
+    def map(self) -> TrainingMap | str:
+        """A training map, or why there is none."""
+        part = self.mapped
+        if part is None:
+            return "no metric was measured at two steps or more"
+        try:
+            return fit_training_map(
+                part.cube, metrics=part.metrics, n_states=MAP_STATES, n_restarts=restarts_for(part.cube), rng=RNG
+            )
+        except AnalysisError as error:
+            return str(error)
+
+    @cached_property
+    def transitions(self) -> xr.Dataset | None:
+        return None if isinstance(self.map, str) else state_transitions(self.map.states)
+
+    @cached_property
+    def scores(self) -> xr.Dataset:
+        return outlier_scores(self.cube, rng=RNG)
+
+    @cached_property
+    def judged(self) -> Judged:
+        return judge(
+            self.given, self.cube, self.ranked["metric"].values[self.ranked["rank"].argsort().values].tolist(), rng=RNG
+        )
+
+    @cached_property
+    def networks(self) -> Networks:
+        return analyse_networks(self.given, self.cube, rng=RNG)
+
+    @cached_property
+    def warned(self) -> Warned | None:
+        """Which runs went wrong, and whether that could be told early; None without training logs."""
+        return warn(self.given, rng=RNG)
+
+
 def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
-    """Run every analysis of the report on a cube.
+    """A cube, checked, about which results can be asked for.
 
     Raises
     ------
@@ -89,79 +194,4 @@ def analyse(cube: xr.Dataset | xr.DataTree) -> Results:
     """
     data = as_cube(cube).compute()
     check_cube(data)
-    spread = seed_spread(data)
-    ranked = rank_metrics(data)
-    components = variance_components(data)
-    fractions = variance_fractions(components)
-    at_end = final_components(components, fractions)
-    panels = _panels(ranked)
-    models = tuple(pick_models(spread, limit=MAX_MODELS))
-    searched = for_changes(data, panels) if panels else None
-    changes = None if searched is None else change_points(searched.cube, metrics=searched.metrics, rng=RNG)
-    mapped = for_map(data, metrics, models) if (metrics := hu2023_metrics(data) or panels) else None
-    training_map, no_map = _training_map(mapped)
-    return Results(
-        cube=data,
-        audit=tuple(audit_entries(cube)) if isinstance(cube, xr.DataTree) and "audit" in cube.children else None,
-        fingerprint=fingerprint(data),
-        cover=cube_coverage(data),
-        copies=duplicate_runs(data),
-        band=seed_band(data),
-        spread=spread,
-        overview=spread_overview(spread, movement=ranked["movement"]),
-        components=components,
-        fractions=fractions,
-        at_end=at_end,
-        changes=changes,
-        shared=None if changes is None else consensus_change_points(changes, rng=RNG),
-        map=training_map,
-        no_map=no_map,
-        transitions=None if training_map is None else state_transitions(training_map.states),
-        scores=outlier_scores(data, rng=RNG),
-        ranked=ranked,
-        panels=panels,
-        models=models,
-        shares=_shares(ranked, at_end),
-        searched=searched,
-        mapped=mapped,
-        judged=judge(cube, data, ranked["metric"].values[ranked["rank"].argsort().values].tolist(), rng=RNG),
-        networks=analyse_networks(cube, data, rng=RNG),
-        failed=_failed(cube),
-    )
-
-
-def _failed(cube: xr.Dataset | xr.DataTree) -> xr.Dataset | None:
-    """Which runs went wrong by the rules on training logs; None without logs."""
-    if not isinstance(cube, xr.DataTree) or "log" not in cube.children:
-        return None
-    try:
-        return failed_runs(cube)
-    except AnalysisError:
-        return None  # a log without losses
-
-
-def _training_map(mapped: Searched | None) -> tuple[TrainingMap | None, str]:
-    """A map from the 14 weight features if the cube has them, else from the metrics with panels; or why there is none."""
-    if mapped is None:
-        return None, "no metric was measured at two steps or more"
-    try:
-        found = fit_training_map(
-            mapped.cube, metrics=mapped.metrics, n_states=MAP_STATES, n_restarts=MAP_RESTARTS, rng=RNG
-        )
-    except AnalysisError as error:
-        return None, str(error)
-    return found, ""
-
-
-def _panels(ranked: xr.Dataset) -> tuple[str, ...]:
-    """The metrics that get a panel, in order of their rank: those with more than one step."""
-    ordered = ranked.isel(metric=ranked["rank"].argsort().values)
-    names = ordered["metric"].values[ordered["signal"].notnull().values]
-    return tuple(str(name) for name in names[:MAX_PANELS])
-
-
-def _shares(ranked: xr.Dataset, at_end: xr.Dataset) -> tuple[str, ...]:
-    """The metrics whose shares over training are drawn, in order of their rank: those with more than one part."""
-    order = ranked["rank"].argsort().values
-    wanted = (ranked["signal"].notnull().values & at_end["informative"].values)[order]
-    return tuple(str(name) for name in ranked["metric"].values[order][wanted][:MAX_SHARES])
+    return Results(cube, data)

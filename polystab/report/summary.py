@@ -2,6 +2,10 @@
 
 ``polystab_report``
     ``schema`` (1), ``version`` (of polystab), ``fingerprint`` (SHA-256 of labels and values).
+A summary for some sections only (``polystab.report(..., sections=...)``, in every format) has, beside ``polystab_report``,
+``title``, ``source``, ``contents`` and ``methods``, the parts that these sections read, and no others; takeaways read
+``audit``, ``copies``, ``findings``, ``diverged``, ``final``, ``variance``, ``phases``, ``verdicts``, ``outliers`` and ``warning``.
+
 ``title``, ``source``
     Texts from the cube's attributes; ``source`` has ``summary``, ``source``, ``license``,
     ``references``, ``history``, ``created``, ``polystab_version``.
@@ -65,7 +69,13 @@
     ``n_glitches`` (cells), ``most_glitches`` (``model``, ``seed``, ``count``, or None).
 ``warning``
     None without training logs, else ``runs`` (with a log), ``wrong`` (number), ``rows``: list of ``model``, ``seed``,
-    ``rules``, ``seen_at`` (update), ``n_spikes``, ``final_loss``; ``left_out``.
+    ``rules``, ``seen_at`` (update), ``n_spikes``, ``final_loss``; ``left_out``; ``reason`` (why early warnings are not
+    evaluated, or empty) and ``early``, None or: ``method``, ``families``, ``splits``, ``folds``, ``resamples``, ``level``,
+    ``false_alarm``; ``step`` and ``share`` of training that the following are about, ``best_baseline`` there, ``gain`` over it with
+    ``gain_lower`` and ``gain_upper``, ``n_wrong``, ``n_good``, ``n_already``, ``n_pairs``; ``wrong`` and ``good`` (runs evaluated);
+    ``methods``: list of ``name``, ``auroc`` (within models) with bounds, ``caught`` and ``false_alarms`` with bounds,
+    ``caught_matched``, ``median_lead``, ``brier``, ``brier_base``; ``steps``, ``curves``: list of ``name``, ``value``, ``lower``,
+    ``upper``; ``baseline`` (drawn), ``picture`` (in words).
 ``outliers``
     ``method``, ``threshold``, ``expected``: list of ``model``, ``share``; ``runs``: list of
     ``model``, ``seed``, ``name`` and every (model, seed) variable of
@@ -80,7 +90,7 @@ Unknown numbers are null, infinite ones too (counts of diverged cells stand besi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -98,11 +108,12 @@ from polystab.plots.describe import (
     legend_title,
     quartiles,
 )
-from polystab.report.judged import findings_summary, scores_summary, verdicts_summary
+from polystab.report.judged import DRAWS, findings_summary, scores_summary, verdicts_summary
 from polystab.report.networks import agreement_summary, network_summary, representations_summary
-from polystab.report.parts import phases_summary, variance_summary, warning_summary
+from polystab.report.parts import phases_summary, variance_summary
 from polystab.report.results import MAX_MODELS, MAX_PANELS, RNG, Results, analyse
 from polystab.report.takeaways import takeaways
+from polystab.report.warned import warning_summary
 
 SCHEMA = 1
 DEFAULT_TITLE = "Seed stability of training runs"
@@ -110,7 +121,9 @@ DEFAULT_TITLE = "Seed stability of training runs"
 Summary = dict[str, Any]
 
 
-def summarise(cube: xr.Dataset | xr.DataTree, *, title: str | None = None) -> Summary:
+def summarise(
+    cube: xr.Dataset | xr.DataTree, *, title: str | None = None, sections: Sequence[str] | None = None
+) -> Summary:
     """Everything the report says about a cube, as a plain dict.
 
     Parameters
@@ -119,6 +132,8 @@ def summarise(cube: xr.Dataset | xr.DataTree, *, title: str | None = None) -> Su
         A cube; a tree's ``audit`` group is used.
     title : str, optional
         In place of the cube's own.
+    sections : sequence of str, optional
+        Sections of the page that it is for; parts that none of them needs are neither computed nor in the dict.
 
     Returns
     -------
@@ -130,15 +145,19 @@ def summarise(cube: xr.Dataset | xr.DataTree, *, title: str | None = None) -> Su
     --------
     >>> import polystab.testing
     >>> from polystab.report.summary import summarise
-    >>> summarise(polystab.testing.synthetic_cube(n_models=2, rng=0))["contents"]["dims"]["model"]
-    2
+    >>> found = summarise(polystab.testing.synthetic_cube(n_models=2, rng=0), sections=["contents"])
+    >>> found["contents"]["dims"]["model"], "variance" in found
+    (2, False)
     """
-    return summary_of(analyse(cube), title=title)
+    return summary_of(analyse(cube), title=title, sections=sections)
 
 
-def summary_of(results: Results, *, title: str | None = None) -> Summary:
-    """The summary of results that are there already."""
+def summary_of(results: Results, *, title: str | None = None, sections: Sequence[str] | None = None) -> Summary:
+    """The summary of a cube about which results can be asked for; see :func:`summarise`."""
     attrs = results.cube.attrs
+    wanted = tuple(_NEEDED) if sections is None else tuple(sections)
+    # The first sentence of every page is on the contents.
+    needed = {"contents", *(part for section in wanted for part in _NEEDED[section])}
     summary: Summary = {
         "polystab_report": {"schema": SCHEMA, "version": __version__, "fingerprint": results.fingerprint},
         "title": title or attrs.get("title") or DEFAULT_TITLE,
@@ -147,25 +166,14 @@ def summary_of(results: Results, *, title: str | None = None) -> Summary:
             for name in ("summary", "source", "license", "references", "history", "created", "polystab_version")
         },
         "takeaways": [],
-        "contents": _contents(results),
-        "audit": _audit(results.audit),
-        "copies": _copies(results),
-        "findings": findings_summary(results.judged),
-        "diverged": _diverged(results),
-        "curves": _curves(results),
-        "final": _final(results),
-        "variance": variance_summary(results),
-        "agreement": agreement_summary(results.networks, results.models),
-        "representations": representations_summary(results.networks, results.models),
-        "phases": phases_summary(results),
-        "networks": network_summary(results.band, results.spread, results.ranked, results.models),
-        "verdicts": verdicts_summary(results.judged),
-        "outliers": scores_summary(results.scores),
-        "warning": warning_summary(results.failed),
-        "methods": _methods(results),
+        **{part: make(results) for part, make in _PARTS.items() if part in needed},
     }
+    summary["methods"] = _methods(summary)
     cleaned: Summary = plain(summary)
-    cleaned["takeaways"] = takeaways(cleaned)
+    if "takeaways" in wanted:
+        cleaned["takeaways"] = takeaways(cleaned)
+    else:
+        del cleaned["takeaways"]
     return cleaned
 
 
@@ -348,23 +356,71 @@ def _final(results: Results) -> Summary:
     }
 
 
-def _methods(results: Results) -> Summary:
+# What makes each part of the summary, in its order.
+_PARTS: dict[str, Callable[[Results], Any]] = {
+    "contents": lambda results: _contents(results),
+    "audit": lambda results: _audit(results.audit),
+    "copies": lambda results: _copies(results),
+    "findings": lambda results: findings_summary(results.judged),
+    "diverged": lambda results: _diverged(results),
+    "curves": lambda results: _curves(results),
+    "final": lambda results: _final(results),
+    "variance": lambda results: variance_summary(results),
+    "agreement": lambda results: agreement_summary(results.networks, results.models),
+    "representations": lambda results: representations_summary(results.networks, results.models),
+    "phases": lambda results: phases_summary(results),
+    "networks": lambda results: network_summary(results.band, results.spread, results.ranked, results.models),
+    "verdicts": lambda results: verdicts_summary(results.judged),
+    "outliers": lambda results: scores_summary(results.scores),
+    "warning": lambda results: warning_summary(results.warned),
+}
+
+# Parts that each section reads. The takeaways of a page are about all of the cube, whatever else is on the page.
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "takeaways": (
+        "audit", "copies", "findings", "diverged", "final", "variance", "phases", "verdicts", "outliers", "warning",
+    ),
+    "audit": ("audit", "copies", "findings"),
+    "contents": (),
+    "curves": ("curves",),
+    "final": ("curves", "final"),
+    "variance": ("variance",),
+    "agreement": ("agreement",),
+    "representations": ("representations",),
+    "phases": ("phases",),
+    "networks": ("networks",),
+    "outliers": ("outliers", "verdicts"),
+    "warning": ("warning",),
+    "methods": (),
+}  # fmt: skip
+
+
+def _methods(summary: Summary) -> Summary:
+    """Versions, and the settings of the parts that were computed."""
+    final, outliers, verdicts, warning = (
+        summary.get(name) or {} for name in ("final", "outliers", "verdicts", "warning")
+    )
+    early = warning.get("early") or {}
+    settings = {
+        "confidence level of intervals": final.get("level"),
+        "fewest runs for an interval": final.get("min_runs"),
+        "robust z threshold": outliers.get("threshold"),
+        "false alarms of outlier verdicts, per model": verdicts.get("false_alarm"),
+        "rotations behind outlier verdicts": DRAWS if verdicts else None,
+        "different values that make equal trajectories copies": MIN_DISTINCT,
+        "panels at most": MAX_PANELS,
+        "models in a panel at most": MAX_MODELS,
+        "parts of the seeds that early warnings are told of in turn": early.get("splits"),
+        "parts of the other runs that their alarms are calibrated with": early.get("folds"),
+        "resamples behind intervals of early warnings": early.get("resamples"),
+        "rng of simulations": RNG,
+    }
     return {
         "versions": {
             "polystab": __version__,
             **{name: version(name) for name in ("numpy", "scipy", "xarray", "matplotlib")},
         },
-        "settings": {
-            "confidence level of intervals": results.spread.attrs["level"],
-            "fewest runs for an interval": results.spread.attrs["min_runs"],
-            "robust z threshold": results.scores.attrs["threshold"],
-            "false alarms of outlier verdicts, per model": results.judged.verdicts.attrs["false_alarm"],
-            "rotations behind outlier verdicts": results.judged.verdicts.attrs["draws"],
-            "different values that make equal trajectories copies": MIN_DISTINCT,
-            "panels at most": MAX_PANELS,
-            "models in a panel at most": MAX_MODELS,
-            "rng of simulations": RNG,
-        },
+        "settings": {name: value for name, value in settings.items() if value is not None},
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from polystab.plots.words import count, listed, number, percent, plural
 from polystab.report.judged import OF_FILES
+from polystab.report.warning_sections import verdict
 
 # A run is named first if so many times more of its cells stand out than chance makes.
 NOTABLE_EXCESS = 2.0
@@ -112,6 +113,8 @@ def _wrong(warning: Summary | None) -> Iterator[Takeaway]:
         rules = listed(list(dict.fromkeys(rule for row in warning["rows"] for rule in row["rules"])), 4)
         text = f"{count(warning['wrong'])} of {plural(warning['runs'], 'run')} with a training log went wrong ({rules}): {names}."
         yield _item("bad", "warning", text)
+    if warning and warning["early"]:
+        yield _item("info", "warning", verdict(warning["early"]))
 
 
 def _copies(copies: list[Summary]) -> Iterator[Takeaway]:

@@ -63,11 +63,26 @@ def test_many_runs_leave_the_first_metrics_and_one_at_least(monkeypatch: pytest.
 
 
 def test_a_map_of_too_many_runs_is_of_the_models_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "MAX_FITTED", 35)
+    monkeypatch.setattr(bounded, "MAX_MAPPED", 5)
     cube = lines()
     found = bounded.for_map(cube, names(cube), [str(cube["model"].values[1])])
     assert found.cube["model"].values.tolist() == [str(cube["model"].values[1])]
     assert found.notes[0] == "Mapped: the 1 model drawn above, of 2."
+
+
+def test_a_map_of_models_with_too_many_runs_is_of_the_first_runs_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "MAX_MAPPED", 5)
+    cube = lines(n_seeds=4)
+    cube["value"][0, 0] = np.nan
+    found = bounded.for_map(cube, names(cube), [str(name) for name in cube["model"].values])
+    there = found.cube["value"].notnull().any(("step", "metric"))
+    assert [there["seed"].values[row].tolist() for row in there.values] == [[1, 2], [0, 1]]
+    assert "at most 2 runs of each model" in found.notes[0]
+
+
+def test_a_map_of_many_runs_is_fitted_fewer_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "MANY_RUNS", 5)
+    assert bounded.restarts_for(lines(n_seeds=2)) > bounded.restarts_for(lines(n_seeds=3))
 
 
 @pytest.mark.slow
