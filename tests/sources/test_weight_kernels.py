@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from polystab.sources.weights.changes import change, looks_unrelated
+from polystab.sources.weights.features import ZERO, matrix_singular, nuclear_norm, singular
 from polystab.sources.weights.fits import UNGROUPED, fit_all, grouped, hill_index, merged
 from polystab.sources.weights.histograms import bin_centres, bin_edges, counts
 from polystab.sources.weights.moments import CHUNK, array_moments, lower_median, pooled
@@ -46,6 +47,13 @@ def expected(x: np.ndarray) -> dict[str, float]:
 def test_moments_are_those_of_scipy_whatever_the_scale_and_the_offset(scale, offset):
     x = (np.random.default_rng(1).gamma(2, size=(300, 1000)) * scale + offset).astype(np.float32)
     assert array_moments(x).measures() == pytest.approx(expected(x), rel=2e-5, abs=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_absolute_value_is_exact_though_it_is_found_among_squares(dtype):
+    x = np.random.default_rng(2).standard_normal((200, 400)).astype(dtype) * dtype(0.02)
+    found = [array_moments(part).largest for part in x]
+    assert found == [float(np.abs(part).max()) for part in x]
 
 
 def test_pooled_moments_are_those_of_all_elements():
@@ -127,6 +135,38 @@ def test_small_matrices_are_decomposed():
 def test_thin_matrices_have_a_spectrum(shape):
     x = normal(*shape)
     assert singular_values(x) == pytest.approx(np.linalg.svd(x, compute_uv=False), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+def test_the_features_of_singular_values_are_good_to_a_hundred_thousandth_without_each_of_them(kind):
+    x = planted(200, 260, SPECTRA[kind])
+    true = singular(np.linalg.svd(x.astype(np.float64), compute_uv=False))
+    assert matrix_singular(x) == pytest.approx(true, rel=1e-5)
+
+
+def test_the_features_of_singular_values_are_those_of_each_of_them():
+    x = normal(500, 300, sd=0.02)
+    assert matrix_singular(x) == pytest.approx(singular(singular_values(x)), rel=1e-9)
+
+
+def test_singular_values_that_count_as_zero_are_zero_in_their_features():
+    x = planted(300, 200, np.append(np.linspace(3e-4, 1e-4, 150), np.full(50, ZERO / 2)))
+    true = np.linalg.svd(x.astype(np.float64), compute_uv=False)
+    assert matrix_singular(x).mean == pytest.approx(true[:150].sum() / 200, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-18, 1e25])
+def test_matrices_beyond_single_precision_have_features_of_singular_values(scale):
+    x = planted(300, 200, SPECTRA["flat"]) * np.float32(scale)
+    assert matrix_singular(x).mean == pytest.approx(1.5 * scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("decades", [0, 1, 2])
+def test_the_sum_of_roots_of_a_tridiagonal_matrix_needs_no_eigenvalues(decades):
+    rng = np.random.default_rng(12)
+    diagonal, beside = 10.0 ** rng.uniform(0, 2 * decades, 80) + 3, rng.uniform(-1, 1, 79)
+    roots = np.sqrt(np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)))
+    assert nuclear_norm(diagonal, beside, roots[0], roots[-1]) == pytest.approx(roots.sum(), rel=1e-10)
 
 
 def test_a_matrix_of_zeros_has_singular_values_of_zero_and_no_ranks():

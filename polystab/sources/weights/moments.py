@@ -24,7 +24,7 @@ _CANCELLED = 1e-3
 _SAMPLE_STEP, _SAMPLE_BLOCK = CHUNK, 256
 # So many elements are simply ordered.
 _FEW = 2**18
-# Neighbours that are added up in single precision.
+# Neighbours that are added up in single precision; parts of CHUNK elements are whole rows of them.
 _ROW = 1024
 
 
@@ -128,17 +128,20 @@ def _power_sums(flat: Array, higher: bool) -> tuple[float, float, float, float, 
     absolute = sasum if flat.dtype == np.float32 else dasum
     size = min(CHUNK, flat.size)
     ones, squares = np.ones(_ROW, flat.dtype), np.empty(size, flat.dtype)
-    s1 = l1 = s2 = s3 = s4 = largest = 0.0
+    l1 = s2 = s3 = s4 = largest = 0.0
+    rows = [flat[flat.size // _ROW * _ROW :]]
     for part in chunks(flat):
         s2 += float(np.dot(part, part))
-        whole = part.size // _ROW * _ROW
-        s1 += float((part[:whole].reshape(-1, _ROW) @ ones).sum(dtype=np.float64) + part[whole:].sum())
+        rows.append(part[: part.size // _ROW * _ROW].reshape(-1, _ROW) @ ones)
         l1 += float(absolute(part))
         if higher:
             second = np.multiply(part, part, out=squares[: part.size])
             s3 += float(np.dot(second, part))
             s4 += float(np.dot(second, second))
-            largest = max(largest, float(part.max()), -float(part.min()))
+            largest = max(largest, float(second.max()))
+    s1 = float(np.concatenate(rows).sum(dtype=np.float64))
+    # The root of a rounded square is the number itself.
+    largest = float(np.sqrt(flat.dtype.type(largest)))
     return (s1, l1, s2, s3, s4, largest) if higher else (s1, l1, s2, math.nan, math.nan, math.nan)
 
 

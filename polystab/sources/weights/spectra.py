@@ -120,7 +120,10 @@ def double_singular_values(matrix: Array, *, exact: bool = False) -> Floats:
         s = np.linalg.svd(matrix.astype(np.float64) / largest, compute_uv=False) * largest
         return np.asarray(s, dtype=np.float64)
     scale = 1.0 if _SMALLEST < largest < _LARGEST else 2.0 ** math.frexp(largest)[1]
-    eigenvalues = _eigenvalues(*_tridiagonal(gram(matrix.astype(np.float64) / scale)))
+    wide = matrix.astype(np.float64)
+    if scale != 1:
+        wide /= scale
+    eigenvalues = _eigenvalues(*_tridiagonal(gram(wide)))
     return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0))[::-1] * scale)
 
 
