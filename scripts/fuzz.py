@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
-from fuzz_readers import READERS, Crash, Files, Reader, run_case  # noqa: E402
+from fuzz_cases import Crash, Files, Reader, run_case  # noqa: E402
+from fuzz_readers import READERS  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 
 BATCH = 500
@@ -51,7 +52,8 @@ def _several(names: list[str], options: argparse.Namespace) -> int:
     while waiting or running:
         while waiting and len(running) < options.jobs:
             command = [sys.executable, __file__, "--reader", waiting.pop(0), *rest]
-            running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            running.append(subprocess.Popen(command, env=environment))  # noqa: S603  our own words
         time.sleep(0.2)
         for process in [process for process in running if process.poll() is not None]:
             running.remove(process)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from polystab.cube.specs import FAMILIES
 from polystab.errors import RecordsError, shown
 
-_SHOTS = re.compile(r"(?P<subject>.+)@(?P<shots>\d+)shot", re.DOTALL)
+_SHOTS = re.compile(r"(?P<subject>.+)@(?P<shots>\d{1,999})shot", re.DOTALL)
 # A size such as 70m, 1.4b, 124M standing alone between separators.
 SIZE = re.compile(r"(?<![A-Za-z0-9.])(?P<number>\d+(?:\.\d+)?)(?P<unit>[kKmMbB])(?![A-Za-z0-9])")
 NaturalKey = tuple[tuple[int, int, str], ...]
@@ -103,4 +103,5 @@ def model_order(name: str) -> tuple[NaturalKey, float, NaturalKey]:
 def natural_order(text: str) -> NaturalKey:
     """Sort key that puts ``run2`` before ``run10``."""
     parts = re.findall(r"\d+|\D+", text)
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+    # Python refuses to read numbers of thousands of digits.
+    return tuple((0, int(part), "") if part.isdecimal() and len(part) < 1000 else (1, 0, part) for part in parts)

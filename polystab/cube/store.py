@@ -12,6 +12,7 @@ import xarray as xr
 
 from polystab.cube.build import documented
 from polystab.cube.migrations import migrated
+from polystab.cube.netcdf_check import check_netcdf
 from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube, check_cube, check_schema, validate_cube
 from polystab.errors import NotACubeError, OutputError, PolystabError, Violation, shown
@@ -61,7 +62,8 @@ def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool
     Files up to 64 MiB end in a checksum of what comes before, which other tools do
     not see. Opening looks at it, because netCDF-C can loop for ever over a damaged
     file, or read wrong labels from it. A tool that changes the file drops it. Larger
-    files have the checksums of their compressed blocks only.
+    files have the checksums of their compressed blocks only. A file without a checksum
+    is read by another process first, which takes half a second.
     """
     check_cube(as_cube(cube))
     groups: dict[str, xr.Dataset] = {}
@@ -229,22 +231,23 @@ def _seal(path: Path) -> None:
 
 
 def _check_seal(path: Path) -> None:
-    """Refuse a damaged file before netCDF-C sees it: it may hang over one, or read wrong labels without an error."""
+    """Refuse a damaged file before netCDF-C sees it: it may hang over one, or read wrong labels without an error.
+
+    Where there is no checksum, as another tool changed the file or it is large, another process has a look first.
+    """
     try:
         with path.open("rb") as stream:
-            body = path.stat().st_size - len(SEAL % 0)
-            if not 0 < body <= SEALED_BYTES:
-                return
-            stream.seek(body)
+            size = path.stat().st_size
+            body = size - len(SEAL % 0)
+            stream.seek(max(body, 0))
             seal = stream.read()
-            if not seal.startswith(SEAL[:15]):
-                return
+            if not 0 < body <= SEALED_BYTES or not seal.startswith(SEAL[:15]):
+                return check_netcdf(path, everything=size <= SEALED_BYTES)
             stream.seek(0)
-            sound = seal == SEAL % _checksum(stream, body)
-    except OSError as error:
+            if seal != SEAL % _checksum(stream, body):
+                raise ValueError("its checksum does not match its content")
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    if not sound:
-        raise _unreadable(path, ValueError("its checksum does not match its content"))
 
 
 def _checksum(stream: BinaryIO, length: int) -> int:

@@ -17,10 +17,13 @@ from polystab.errors import ReadError
 # Python refuses to read numbers of thousands of digits, so that none is looked for.
 # step1000, step_1000, global_step1000, checkpoint-1000, iter_0001000, stage1-step1000-tokens5B
 STEP = re.compile(
-    r"(?:^|[^A-Za-z])(?:global[-_]?step|step|checkpoint|ckpt|iteration|iter)[-_=]?(?P<step>\d{1,999})(?![A-Za-z\d])", re.I
+    r"(?:^|[^A-Za-z])(?:global[-_]?step|step|checkpoint|ckpt|iteration|iter)[-_=]?(?P<step>\d{1,999})(?![A-Za-z\d])",
+    re.I,
 )
 _SEED = re.compile(r"[-_.]?(?:(?P<kind>data|weight)[-_])?seed[-_=]?(?P<seed>\d{1,999})(?!\d)", re.I)
-_SHOTS = re.compile(r"(?:^|[^A-Za-z\d])(?P<shots>\d{1,999}|zero|one|two|three|four|five|ten)[-_]?shot(?![A-Za-z])", re.I)
+_SHOTS = re.compile(
+    r"(?:^|[^A-Za-z\d])(?P<shots>\d{1,999}|zero|one|two|three|four|five|ten)[-_]?shot(?![A-Za-z])", re.I
+)
 _WORDS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "ten": 10}
 
 # Words in a path that change which model is meant, unlike `evals` or `run2`.

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from polystab.cube.labels import natural_order
 
-_SEED = re.compile(r"seed[-_=]?(\d+)(?!\d)", re.I)
-_INTEGER = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)
+# Python refuses to read numbers of thousands of digits, so that none is looked for.
+_SEED = re.compile(r"seed[-_=]?(\d{1,999})(?!\d)", re.I)
+_INTEGER = re.compile(r"[+-]?\d{1,999}(\.0+)?", re.ASCII)
 
 
 def seed_in(text: str) -> int | None:

@@ -102,7 +102,7 @@ def parse_steps(text: str) -> tuple[int, ...]:
     mistakes: list[str] = []
     for part in text.replace(",", " ").split():
         numbers = part.split(":")
-        if not all(number.isascii() and number.isdigit() for number in numbers) or len(numbers) > 3:
+        if not all(number.isascii() and number.isdigit() for number in numbers) or len(numbers) > 3 or len(part) > 999:
             mistakes.append(f"{part[:80]!r} is neither a step nor a range start:stop:step")
             continue
         start, stop, width = [*map(int, numbers), *[int(numbers[0]), 1][len(numbers) - 1 :]][:3]

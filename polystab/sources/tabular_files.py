@@ -30,7 +30,11 @@ TRAINER_STATE = "trainer_state.json"
 # A line of a table is kilobytes at most; a longer one is something else.
 MAX_LINE = 2**24
 # JSON that is not line by line has to be parsed as a whole, at several times its size.
-MAX_JSON = 2**28
+MAX_JSON = 2**27
+# Values in it: a bracket of two characters becomes an object of sixty bytes.
+MAX_JSON_VALUES = 2**24
+# A gzip file that unpacks to more than this, and to more than so many times its size, is made to fill the memory.
+MAX_UNPACKED, MAX_RATIO = 2**23, 100
 
 _PEEKED = 2**16
 _CHUNK = 2**16
@@ -74,7 +78,7 @@ def read_tabular(path: Path) -> tuple[Table, str]:
     ------
     RefusedFileError
         The file cannot be used: ``unreadable``, ``empty``, ``binary``, ``not-utf8``,
-        ``truncated-gzip``, ``damaged-gzip``, ``line-too-long``, ``too-large``,
+        ``truncated-gzip``, ``damaged-gzip``, ``archive-bomb``, ``line-too-long``, ``too-large``,
         ``too-deep``, ``invalid-json``, ``malformed-csv``, ``duplicate-columns``,
         ``no-rows``, ``unknown-format``.
     """
@@ -84,7 +88,7 @@ def read_tabular(path: Path) -> tuple[Table, str]:
         with path.open("rb", buffering=0) as raw:
             hashed = _HashedReader(raw)
             try:
-                return _parse(hashed, path.name.lower()), hashed.sha256()
+                return _parse(hashed, path.name.lower(), path), hashed.sha256()
             except RefusedFileError as refusal:
                 refusal.sha256 = hashed.sha256()
                 raise
@@ -147,11 +151,32 @@ class _HashedReader(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-def _parse(hashed: _HashedReader, name: str) -> Table:
+class _Unpacked(io.RawIOBase):
+    """What is in a gzip file, as long as it is not absurdly more than the file."""
+
+    def __init__(self, packed: io.BufferedReader[Any], path: Path) -> None:
+        self._stream = gzip.GzipFile(fileobj=packed)
+        self._left = max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._stream.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise RefusedFileError(
+                "archive-bomb",
+                f"it unpacks to over {MAX_RATIO} times its size; unpack it yourself if that is right, and read the result.",
+            )
+        return count
+
+
+def _parse(hashed: _HashedReader, name: str, path: Path) -> Table:
     try:
         buffered = io.BufferedReader(hashed, 2**18)
         packed = buffered.peek(2)[:2] == _GZIP
-        stream = gzip.GzipFile(fileobj=buffered) if packed else buffered
+        stream = io.BufferedReader(_Unpacked(buffered, path), 2**18) if packed else buffered
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
         return _parse_text(text, name.removesuffix(".gz"))
     except UnicodeDecodeError as error:
@@ -291,6 +316,10 @@ def _json_document(first: str, text: TextIO) -> Table:
         raise RefusedFileError(
             "too-large", f"JSON of over {MAX_JSON >> 20} Mi characters; write it as JSON lines (.jsonl)."
         )
+    if sum(map(content.count, ",[{")) > MAX_JSON_VALUES:
+        raise RefusedFileError(
+            "too-large", f"JSON of over {MAX_JSON_VALUES >> 20} Mi values; write it as JSON lines (.jsonl)."
+        )
     try:
         document = _loads(content)
     except ValueError as error:
@@ -339,13 +368,14 @@ def _row(entry: Any) -> Row:
         raise ValueError(f"a {type(entry).__name__} where an object is expected")
     if not any(type(cell) is dict for cell in entry.values()):
         return entry
-    return _unique_keys(list(_flat(entry, "")))
+    return _unique_keys(list(flat(entry)))
 
 
-def _flat(entry: Row, prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(entry: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The cells of a nested object, by their keys joined with ``/``."""
     for key, cell in entry.items():
         if type(cell) is dict:
-            yield from _flat(cell, f"{prefix}{key}/")
+            yield from flat(cell, f"{prefix}{key}/")
         else:
             yield prefix + key, cell
 

@@ -181,7 +181,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 
 def _is_name(shard: object) -> bool:
     """Whether it can be the name of a file in the folder of an index."""
-    return isinstance(shard, str) and Path(shard).name == shard != ".." and "\0" not in shard and len(shard) <= 200
+    return isinstance(shard, str) and Path(shard).name == shard != ".." and "\0" not in shard and 0 < len(shard) <= 200
 
 
 def _sharded(index: Path, kind: Literal["safetensors", "pickle"]) -> WeightFiles:

@@ -46,7 +46,9 @@ def _sound() -> Iterator[None]:
         yield
     except _NOT_OURS as error:
         said = f"{type(error).__name__}: {str(error)[:200]}"
-        raise RefusedFileError("damaged-unit", f"it is not a unit file, though its checksum is right ({said}).") from error
+        raise RefusedFileError(
+            "damaged-unit", f"it is not a unit file, though its checksum is right ({said})."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,11 @@ def _parse_metrics(raw: bytes) -> Metrics:
     """Many units have the same metrics, so that this is mostly looked up."""
     content = json.loads(raw)
     ids, known = tuple(content["ids"]), content["metrics"]
-    if not _all_of(str, ids) or len({*ids}) < len(ids) or not _all_of(dict, known.values()) or not known.keys() <= {*ids}:
+    if (
+        not _all_of(str, ids)
+        or len({*ids}) < len(ids)
+        or not _all_of(dict, known.values())
+        or not known.keys() <= {*ids}
+    ):
         raise ValueError("its metrics are not listed as they should be")
     return Metrics(ids, known)

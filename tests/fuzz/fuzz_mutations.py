@@ -12,7 +12,20 @@ from typing import Any
 from hypothesis import strategies as st
 
 # What has broken parsers before: numbers that no type holds, texts that no file keeps, ways out of a folder.
-NUMBERS: list[Any] = [0, -1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 10**40, 1e308, math.inf, -math.inf, math.nan]
+NUMBERS: list[Any] = [
+    0,
+    -1,
+    2**31,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    -(2**63) - 1,
+    10**40,
+    1e308,
+    math.inf,
+    -math.inf,
+    math.nan,
+]
 TEXTS = [
     "",
     " ",
@@ -64,11 +77,14 @@ PATCHES = [
     b"\xff" * 8,
 ]
 
-leaves = st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.integers() | st.text(max_size=8)
+leaves = (
+    st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.integers() | st.text(max_size=8)
+)
 values = st.recursive(
     leaves,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

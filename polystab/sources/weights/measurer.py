@@ -25,7 +25,7 @@ from polystab.sources.weights.changes import (
     open_other,
     previous_step,
 )
-from polystab.sources.weights.features import Collected, as_matrix, kept
+from polystab.sources.weights.features import Collected, Singular, as_matrix, kept, matrix_singular
 from polystab.sources.weights.fits import Groups, fit_all, grouped, merged
 from polystab.sources.weights.groups import histogram_group, spectra_group
 from polystab.sources.weights.histograms import counts as histogram_counts
@@ -267,17 +267,20 @@ class _Work:
                 one.changes[key] = change(x, before)
                 if key == "update" and self.wanted.updates and known.kind == "matrix" and matrix:
                     self.updates.add(known, x, before)
-        s = None
+        found: Floats | Singular | None = None
         if not moments.finite:
             self.bad.append(f"{name} ({x.size - int(np.count_nonzero(np.isfinite(x))):,} of {x.size:,})")
         elif x.size:
             feature = any(kept(name, corrected=c.corrected) == "weight" for c in self.collected) and not tied
-            if (matrix and self.wanted.spectrum) or feature:
-                s = self._singular_values(as_matrix(x), tensor)
-            self._measure(one, x, s)
+            spectrum = self._singular_values(as_matrix(x), tensor) if matrix and self.wanted.spectrum else None
+            self._measure(one, x, spectrum)
+            found = spectrum
+            if feature and spectrum is None:
+                on_cpu = self.device == "cpu"
+                found = matrix_singular(as_matrix(x)) if on_cpu else self._singular_values(as_matrix(x), tensor)
         for selection in self.collected:
             if not tied:
-                selection.add(name, x, moments, s)
+                selection.add(name, x, moments, found)
 
     def _measure(self, one: _One, x: Array, s: Floats | None) -> None:
         one.values |= one.moments.measures()
@@ -288,7 +291,7 @@ class _Work:
             one.counts = histogram_counts(ordered) if self.wanted.histograms else None
         elif "median" in self.wanted.of_kind(one.matrix):
             one.values["median"] = lower_median(lambda: [x])
-        if one.matrix and self.wanted.spectrum and s is not None:
+        if s is not None:
             shape = as_matrix(x).shape
             found = spectrum_measures(s, (shape[0], shape[1]), power_law=self.asked.power_law)
             found["trace"] = trace(as_matrix(x))
