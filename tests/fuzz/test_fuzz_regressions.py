@@ -226,14 +226,19 @@ class TestNetcdf:
         [
             ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", r"crashes netCDF-C \(signal 11\)"),
             ("import time\ntime.sleep(60)", "did not come to an end within 1 seconds"),
+            (
+                "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE + 1))\nwhile True: pass",
+                "within 1 seconds of the processor",
+            ),
         ],
-        ids=["crash", "endless"],
+        ids=["crash", "waiting", "endless"],
     )
     def test_one_that_is_the_end_of_the_process_that_looks_is_refused(
         self, unsealed: Path, monkeypatch: pytest.MonkeyPatch, look: str, message: str
     ) -> None:
         monkeypatch.setattr(netcdf_check, "_LOOK", look)
         monkeypatch.setattr(netcdf_check, "PATIENCE", 1)
+        monkeypatch.setattr(netcdf_check, "BY_THE_CLOCK", 1 if "sleep" in look else 60)
         with pytest.raises(NotACubeError, match=message):
             ps.open_cube(unsealed)
 
