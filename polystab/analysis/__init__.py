@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from polystab.analysis.outliers.distances import curve_depth, joint_distance
     from polystab.analysis.outliers.events import shared_events, spike_scores
     from polystab.analysis.outliers.leads import lead_lag
+    from polystab.analysis.outliers.paths import unlikely_paths
     from polystab.analysis.outliers.scores import expected_share, outlier_scores, rank_runs
     from polystab.analysis.outliers.verdicts import outlier_runs
     from polystab.analysis.phases.agreement import adjusted_rand, change_point_f1, covering, hausdorff
@@ -163,6 +164,7 @@ _NAMES = {
         "spike_scores",
     ),
     "polystab.analysis.outliers.leads": ("lead_lag",),
+    "polystab.analysis.outliers.paths": ("unlikely_paths",),
     "polystab.analysis.outliers.scores": (
         "expected_share",
         "outlier_scores",
@@ -315,6 +317,7 @@ __all__ = [
     "state_transitions",
     "subspace_angles",
     "transition_effects",
+    "unlikely_paths",
     "variance_by_size",
     "variance_components",
     "variance_fractions",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from polystab.analysis.outliers.distances import curve_depth, joint_distance
     from polystab.analysis.outliers.events import shared_events, spike_scores
     from polystab.analysis.outliers.leads import lead_lag
+    from polystab.analysis.outliers.paths import unlikely_paths
     from polystab.analysis.outliers.scores import expected_share, outlier_scores, rank_runs
     from polystab.analysis.outliers.verdicts import outlier_runs
 
@@ -23,6 +24,7 @@ _NAMES = {
         "spike_scores",
     ),
     "polystab.analysis.outliers.leads": ("lead_lag",),
+    "polystab.analysis.outliers.paths": ("unlikely_paths",),
     "polystab.analysis.outliers.scores": (
         "expected_share",
         "outlier_scores",
@@ -41,6 +43,7 @@ __all__ = [
     "rank_runs",
     "shared_events",
     "spike_scores",
+    "unlikely_paths",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
