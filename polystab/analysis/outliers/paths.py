@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from polystab.analysis.arrays import Floats, described, labels
+from polystab.analysis.arrays import Floats, Ints, described, labels
 from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.options import Rng, check_whole, generator_of
 from polystab.cube.validate import as_cube
@@ -93,7 +93,7 @@ def unlikely_paths(
     used, states = np.zeros(shape, dtype=np.int64), np.zeros(shape[0], dtype=np.int64)
     distance = np.full((*shape, cube.sizes["step"]), np.nan)
     state = np.full(distance.shape, -1, dtype=np.int64)
-    counts = np.isfinite(counted_cells(cube)[0]).any(axis=(2, 3))
+    counts = np.isfinite(counted_cells(cube)[0]).sum(axis=(2, 3)) > 0
     for m in range(shape[0]):
         there = np.flatnonzero(counts[m])
         if len(there) < LEAST_RUNS:
@@ -133,9 +133,9 @@ def unlikely_paths(
     return described(result, _DOCS)
 
 
-def _path_surprise(state: Floats, transition: Floats) -> float:
+def _path_surprise(state: Ints, transition: Floats) -> float:
     """Mean of minus the log probability of the steps of a path; NaN for a path of one checkpoint."""
-    taken = state[state >= 0].astype(np.int64)
+    taken = state[state >= 0]
     if len(taken) < 2:
         return float("nan")
     return float(-np.mean(np.log(np.maximum(transition[taken[:-1], taken[1:]], np.finfo(np.float64).tiny))))
