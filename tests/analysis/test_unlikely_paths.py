@@ -65,7 +65,9 @@ def test_surprise_is_the_likelihood_of_hmmlearn() -> None:
 @pytest.mark.slow
 def test_on_equal_runs_each_is_the_most_surprising_as_often_as_the_others() -> None:
     first = [
-        int(unlikely_paths(make_cube(phases(4, 24, seed=seed)), n_states=3, n_restarts=1)["surprise"][0].values.argmax())
+        int(
+            unlikely_paths(make_cube(phases(4, 24, seed=seed)), n_states=3, n_restarts=1)["surprise"][0].values.argmax()
+        )
         for seed in range(24)
     ]
     counts = np.bincount(first, minlength=4)

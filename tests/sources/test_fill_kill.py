@@ -21,13 +21,15 @@ from polystab.sources.runs import write_runs
 HERE = Path(__file__).parent
 
 # Fills again and again in a process group of its own, which is killed after the given number of seconds each time.
-# Forked, so that the moments fall into the work and not into the import of numpy.
+# Forked, so that the moments fall into the work and not into the import of numpy; nor of dask, which xarray imports
+# where it is installed.
 KILLED = """
     import os, signal, sys, time
     import polystab as ps
     from measurers_for_tests import Toy
     import polystab.sources.checkpoints, polystab.sources.fill, polystab.sources.runs
 
+    ps.load_cube("demo").load()
     killed = 0
     for moment in map(float, sys.argv[4:]):
         child = os.fork()
