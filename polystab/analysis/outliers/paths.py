@@ -77,7 +77,7 @@ def unlikely_paths(
     Examples
     --------
     >>> import polystab as ps
-    >>> found = unlikely_paths(ps.load_cube("demo").sel(model=["toy-10m"]), n_states=3, n_restarts=1)
+    >>> found = unlikely_paths(ps.load_cube("demo").sel(model=["toy-8m"]), n_states=3, n_restarts=1)
     >>> found["p_rank"].dims, round(float(found["smallest_p_rank"][0]), 2)
     (('model', 'seed'), 0.1)
     """
