@@ -151,6 +151,7 @@ class TestValidate:
     def test_a_valid_cube_exits_0(self, cube: Path) -> None:
         assert facts(run("validate", cube, "--json")) == {"valid": True, "violations": []}
 
+    @pytest.mark.slow
     def test_violations_exit_1_and_are_all_listed(self, cube: Path, tmp_path: Path) -> None:
         broken = ps.open_cube(cube).load().drop_vars("units")
         broken["stderr"] = broken["value"] * 0 - 1
@@ -162,12 +163,14 @@ class TestValidate:
             "negative-stderr",
         }
 
+    @pytest.mark.slow
     def test_what_is_no_cube_exits_2(self, tmp_path: Path) -> None:
         (tmp_path / "x.nc").write_text("no")
         assert run("validate", tmp_path / "x.nc").exit_code == 2
 
 
 class TestMerge:
+    @pytest.mark.slow
     def test_two_halves_make_the_whole(self, cube: Path, tmp_path: Path) -> None:
         whole = ps.open_cube(cube).load()
         for name, seeds in (("a", [0, 1]), ("b", [2, 3])):
@@ -175,6 +178,7 @@ class TestMerge:
         facts(run("merge", tmp_path / "a.nc", tmp_path / "b.nc", "-o", tmp_path / "x.nc", "--json"))
         assert ps.open_cube(tmp_path / "x.nc")["value"].equals(whole["value"])
 
+    @pytest.mark.slow
     def test_a_conflict_needs_a_rule(self, cube: Path, tmp_path: Path) -> None:
         other = ps.open_cube(cube).load()
         other["value"] = other["value"] + 1
@@ -233,6 +237,7 @@ class TestUsage:
         assert "demo" in [entry["name"] for entry in facts(run("cubes", "--json"))]
         assert "SYNTHETIC" in run("cubes").output
 
+    @pytest.mark.slow
     def test_help_imports_nothing_heavy(self) -> None:
         code = (
             "import sys; from click.testing import CliRunner; from polystab.cli import main\n"

@@ -34,12 +34,14 @@ def copied(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_clean_cube_ends_with_0(clean: Path) -> None:
     result = run(clean)
     assert result.exit_code == 0, result.output
     assert "nothing found" in result.output
 
 
+@pytest.mark.slow
 def test_findings_end_with_1_and_are_said_with_advice(copied: Path) -> None:
     result = run(copied)
     assert result.exit_code == 1
@@ -48,6 +50,7 @@ def test_findings_end_with_1_and_are_said_with_advice(copied: Path) -> None:
     assert "count it once" in result.output
 
 
+@pytest.mark.slow
 def test_json_has_the_promised_keys(copied: Path) -> None:
     result = run(copied, "--json")
     assert result.exit_code == 1
@@ -83,10 +86,12 @@ def test_options_about_weights_need_runs(clean: Path) -> None:
     assert "needs --runs" in result.output
 
 
+@pytest.mark.slow
 def test_a_named_cube_is_taken() -> None:
     assert run("nano").exit_code == 0
 
 
+@pytest.mark.slow
 def test_many_findings_are_cut_short(tmp_path: Path) -> None:
     cube = polystab.testing.synthetic_cube(n_models=1, n_seeds=60, rng=0)
     cube["value"][:] = cube["value"][:, :1].values
@@ -95,6 +100,7 @@ def test_many_findings_are_cut_short(tmp_path: Path) -> None:
     assert "more; --all" not in run(tmp_path / "x.nc", "--all").output
 
 
+@pytest.mark.slow
 def test_weights_are_compared_where_runs_are_given(tmp_path: Path, clean: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file

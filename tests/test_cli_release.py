@@ -60,12 +60,14 @@ def small_cube() -> xr.Dataset:
 
 
 class TestRelease:
+    @pytest.mark.slow
     def test_it_says_the_files_and_the_checksum(self, cube: Path, tmp_path: Path) -> None:
         said = facts(run("release", cube, "--name", "mine", "--version", "1.0", "-o", tmp_path / "out", "--json"))
         assert (said["name"], said["version"], said["removed_secrets_from"]) == ("mine", "1.0", [])
         assert all(Path(path).is_file() for path in said["files"].values())
         assert re.fullmatch("[0-9a-f]{64}", said["sha256"])
 
+    @pytest.mark.slow
     def test_the_card_tells_what_the_audit_found(self, cube: Path, tmp_path: Path) -> None:
         with ps.open_cube(cube) as data:
             copied = data.load()
@@ -78,6 +80,7 @@ class TestRelease:
         run("release", cube, "--name", "mine", "--version", "1.0", "-o", tmp_path / "out", "--no-audit")
         assert "were not checked" in (tmp_path / "out" / "mine-1.0.md").read_text()
 
+    @pytest.mark.slow
     def test_a_released_version_stays_without_overwrite(self, released: Path, cube: Path) -> None:
         result = run("release", cube, "--name", "mine", "--version", "1.0", "-o", released)
         assert result.exit_code == 2
@@ -88,6 +91,7 @@ class TestRelease:
         assert result.exit_code == 2
         assert "cannot be the name of a cube" in result.output
 
+    @pytest.mark.slow
     def test_removed_passwords_are_said_without_them(self, tmp_path: Path) -> None:
         cube = small_cube()
         ps.save_cube(cube.assign_attrs(source="https://me:hunter2@host/x", license="MIT"), tmp_path / "c.nc")

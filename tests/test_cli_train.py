@@ -32,6 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tiny")
 class TestTrain:
+    @pytest.mark.slow
     def test_writes_a_cube_that_a_report_takes(self, tmp_path: Path) -> None:
         result = run("train", "tiny", "-o", str(tmp_path))
         assert result.exit_code == 0, result.output
@@ -41,6 +42,7 @@ class TestTrain:
             assert cube.attrs["title"] == "tiny: two runs"
         assert run("report", str(tmp_path / "tiny.nc"), "--format", "md").exit_code == 0
 
+    @pytest.mark.slow
     def test_does_nothing_twice(self, tmp_path: Path) -> None:
         run("train", "tiny", "-o", str(tmp_path))
         before = (tmp_path / "tiny.nc").read_bytes()
@@ -48,6 +50,7 @@ class TestTrain:
         assert (said["trained"], said["already_done"]) == (0, 2)
         assert (tmp_path / "tiny.nc").read_bytes() == before
 
+    @pytest.mark.slow
     def test_keeps_checkpoints_that_fill_finds_by_the_folder(self, tmp_path: Path) -> None:
         from polystab.sources.runs import read_runs
 
@@ -64,12 +67,14 @@ class TestTrain:
         assert result.exit_code == 2
         assert "Did you mean 'evals'" in result.output
 
+    @pytest.mark.slow
     def test_refuses_the_folder_of_another_suite(self, tmp_path: Path) -> None:
         run("train", "tiny", "-o", str(tmp_path))
         result = run("train", "nano", "-o", str(tmp_path))
         assert result.exit_code == 2
         assert "other settings" in result.output
 
+    @pytest.mark.slow
     def test_begins_with_finished_weights(self, tmp_path: Path) -> None:
         run("train", "tiny", "-o", str(tmp_path / "first"))
         source = tmp_path / "first/checkpoints/tiny-1k/seed0/step4"

@@ -53,6 +53,7 @@ def broken(tmp_path: Path) -> Path:
 
 
 class TestExitCode:
+    @pytest.mark.slow
     def test_is_0_where_there_is_no_alarm(self, healthy: Path, past: Path) -> None:
         result = run(healthy, "--reference", past, "--once")
         assert result.exit_code == 0, result.output

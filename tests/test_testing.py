@@ -296,6 +296,7 @@ def test_seed_effects_show_in_the_loss_as_documented() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_wander_is_slow_and_has_the_variance_asked_for() -> None:
     recipe = Recipe(n_models=1, n_seeds=3000, sd_seed=0, sd_checkpoint=0, sd_seed_step=0.2, correlation=0.9, n_items=0)
     made = recipe.make(0)
@@ -394,6 +395,7 @@ def test_the_share_asked_for_is_missing(maker: Maker, share: float) -> None:
 # The linear cube
 
 
+@pytest.mark.slow
 def test_every_component_has_the_variance_asked_for() -> None:
     none = {f"sd_{name}": 0.0 for name in ("model", "step", "model_step", "seed", "seed_shared", "residual", "item")}
     sizes = {"n_models": 60, "n_seeds": 50, "n_steps": 40, "n_metrics": 3}

@@ -87,6 +87,7 @@ def test_t_interval_of_the_mean_is_that_of_run_means() -> None:
     np.testing.assert_allclose([found["lower"], found["upper"]], expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["percentile", "bca"])
 def test_intervals_of_the_mean_agree_with_scipy(kind: str) -> None:
     values = np.random.default_rng(0).gamma(1.0, size=(9, 4))
@@ -100,6 +101,7 @@ def test_intervals_of_the_mean_agree_with_scipy(kind: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_drawing_within_tasks_has_the_variance_of_independent_tasks() -> None:
     values = np.random.default_rng(0).standard_normal((5, 30)) + np.arange(5)[:, None]
     found = aggregate_scores(values, resample="tasks", n_resamples=8000, rng=0).sel(statistic="mean")
@@ -127,6 +129,7 @@ def test_t_interval_covers(n_seed: int, shared: float) -> None:
     assert 0.92 <= coverage(n_seed, shared)["t"] <= 0.975
 
 
+@pytest.mark.slow
 def test_drawing_within_tasks_is_too_narrow_where_tasks_share_their_runs() -> None:
     whole, within = (coverage(10, 0.5, 200, 200, resample=kind)["percentile"] for kind in ("runs", "tasks"))
     assert within < 0.8 < whole

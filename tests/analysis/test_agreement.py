@@ -42,6 +42,7 @@ def test_every_pair_of_nano_is_that_of_scikit_learn(nano: xr.DataTree, found: xr
             assert float(kappa[a, b, step]) == pytest.approx(expected, abs=1e-14)
 
 
+@pytest.mark.slow
 def test_all_pairs_is_the_mean_of_the_pair_matrix(found: xr.Dataset) -> None:
     matrix = found["pair_kappa"].transpose(..., "seed", "seed_2").values
     upper = matrix[..., *np.triu_indices(10, 1)]
@@ -57,6 +58,7 @@ def test_the_mean_over_the_other_runs_is_a_row_of_the_pair_matrix(found: xr.Data
     assert float(found["run_kappa"].sel(**at, comparison="all_pairs", seed=3)) == pytest.approx(float(row), abs=1e-13)
 
 
+@pytest.mark.slow
 def test_the_reference_is_a_column_of_the_pair_matrix(nano: xr.DataTree) -> None:
     found = agreement(nano, reference=4, pairs=True, level=None, answers="correct")
     column = found["pair_kappa"].sel(seed_2=4).drop_sel(seed=4)
@@ -92,6 +94,7 @@ def test_kappa_is_what_p_o_and_p_e_say(found: xr.Dataset) -> None:
     np.testing.assert_allclose(kappa.values[known], found["pair_kappa"].values[known], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_true_agreement_is_recovered() -> None:
     # Each run knows the answer with chance p and guesses evenly otherwise, so kappa of two runs is p^2.
     found = agreement(make_items(drawn((1, 4, 2, 40_000), known=0.6))).squeeze().sel(task="task", step=0)
@@ -110,6 +113,7 @@ def test_the_order_of_items_changes_nothing() -> None:
     xr.testing.assert_allclose(agreement(items.isel(item=order)), agreement(items))
 
 
+@pytest.mark.slow
 def test_blocks_of_steps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     items = make_items(drawn((2, 4, 7, 30)), tasks=["a"] * 10 + ["b"] * 20)
     expected = agreement(items, pairs=True)
@@ -283,6 +287,7 @@ def test_runs_that_the_cube_calls_copies_are_left_out() -> None:
     assert agreement(tree)["is_copy"].sel(task="pooled").values.tolist() == [[False, False, True]]
 
 
+@pytest.mark.slow
 def test_the_group_and_the_tree_give_the_same(nano: xr.DataTree) -> None:
     part = {"model": [0], "step": [3, 20], "seed": [0, 1, 2, 3]}
     group = nano["items"].to_dataset().isel(part)
@@ -290,6 +295,7 @@ def test_the_group_and_the_tree_give_the_same(nano: xr.DataTree) -> None:
     xr.testing.assert_identical(agreement(tree), agreement(group))
 
 
+@pytest.mark.slow
 def test_one_selected_model_and_step_keep_their_dimension(nano: xr.DataTree) -> None:
     group = nano["items"].to_dataset().isel(step=[20, -1], item=slice(0, 1200, 10))
     found = agreement(group.sel(model="nano-33k", step=1000)).drop_sel(statistic="last_step")

@@ -28,6 +28,7 @@ def with_more_items(codes: npt.NDArray[np.integer], item: int) -> npt.NDArray[np
     return np.concatenate([np.tile(codes, 1000), codes[:, item : item + 1]], axis=1)
 
 
+@pytest.mark.slow
 def test_the_interval_of_all_pairs_is_that_of_jackknives_done_by_hand() -> None:
     codes = drawn((1, 5, 1, 30), options=3, missing=0.1, seed=1)[0, :, 0]
     kappa = mean_kappa(codes)

@@ -174,6 +174,7 @@ def coarse_cubes(n_cubes: int, n_items: int, shape: tuple[int, ...]) -> int:
     return alarms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_items", [50, 100, 1000, 10_000])
 def test_coarse_accuracies_that_agree_by_chance_are_no_copies(n_items: int) -> None:
     assert coarse_cubes(5, n_items, (2, 10, 30, 8)) == 0

@@ -63,6 +63,7 @@ class TestTable:
         cube = make_cube(value).assign_coords(run_name=(("model", "seed"), names))
         assert "m0 seed 1 (log01) has the values of m0 seed 0 (log00)" in audit_cube(cube)["evidence"].item()
 
+    @pytest.mark.slow
     def test_it_can_be_written_to_a_file(self, value: Array, tmp_path: Path) -> None:
         value[0, 1] = value[0, 0]
         audit_cube(make_cube(value)).to_netcdf(tmp_path / "x.nc")

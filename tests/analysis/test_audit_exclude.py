@@ -36,6 +36,7 @@ def cube() -> xr.Dataset:
     return make_cube(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANALYSES)
 def test_an_analysis_with_exclude_is_that_of_the_cube_without_these_cells(name: str, cube: xr.Dataset) -> None:
     analysis = ANALYSES[name]
@@ -43,6 +44,7 @@ def test_an_analysis_with_exclude_is_that_of_the_cube_without_these_cells(name: 
     xr.testing.assert_equal(found, analysis(without_excluded(cube, audit_cube(cube))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANALYSES)
 def test_the_result_says_how_much_was_left_out(name: str, cube: xr.Dataset) -> None:
     attrs = ANALYSES[name](cube, exclude="audit").attrs
@@ -66,6 +68,7 @@ def test_some_findings_leave_out_their_cells_only(cube: xr.Dataset) -> None:
     assert leave_out(cube, chosen)[1]["excluded_values"] == 1
 
 
+@pytest.mark.slow
 def test_a_clean_cube_stays_as_it_is() -> None:
     clean = polystab.testing.synthetic_cube(rng=0)
     kept, said = leave_out(clean, "audit")
@@ -104,6 +107,7 @@ def tree() -> xr.DataTree:
     return xr.DataTree.from_dict({"/": cube, "/items": group.drop_vars("metric", errors="ignore")})
 
 
+@pytest.mark.slow
 def test_answers_at_excluded_checkpoints_are_missing(tree: xr.DataTree) -> None:
     kept, said = leave_out_items(tree, "audit")
     choice = kept["items"]["choice"].transpose("model", "seed", "step", "item").values[0]  # type: ignore[union-attr]

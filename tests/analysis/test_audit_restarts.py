@@ -68,6 +68,7 @@ def alarms(n_cubes: int, rho: float, heavy: bool, rise: tuple[float, float], n_m
     return sum(bool(restart_findings(cube[None], labels(n_metric))) for cube in cubes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rho", "heavy", "rise"), CASES)
 def test_at_most_5_percent_of_clean_cubes_have_a_finding(rho: float, heavy: bool, rise: tuple[float, float]) -> None:
     assert alarms(20, rho, heavy, rise, 10) <= 1
@@ -89,6 +90,7 @@ def test_a_restart_is_found_at_its_step(n_metric: int) -> None:
     assert [(f.kind, f.seed, STEPS[f.steps[0]]) for f in found] == [("restart", 4, STEPS[20])]
 
 
+@pytest.mark.slow
 def test_most_restarts_are_found() -> None:
     rng = np.random.default_rng(2)
     hits = 0

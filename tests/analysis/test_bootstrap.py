@@ -91,6 +91,7 @@ def test_the_same_rng_gives_the_same_bytes_and_another_one_does_not() -> None:
     assert one.tobytes() == two.tobytes() != three.tobytes()
 
 
+@pytest.mark.slow
 def test_the_distribution_is_that_of_a_plain_loop() -> None:
     base, other = scores(1, 6, 100), scores(2, 6, 100, 0.7)
     n, rng = 6000, np.random.default_rng(0)
@@ -200,6 +201,7 @@ def test_drawing_both_counts_the_interaction_three_times() -> None:
     assert variance.sel(interval="t").item() == pytest.approx(truth, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_score_of_parts_is_the_score_of_every_resample() -> None:
     rng = np.random.default_rng(0)
     values = (rng.random((2, 5, 70, 3)) < 0.5).astype(np.float64)
@@ -309,6 +311,7 @@ def test_t_covers_where_seeds_dominate_and_the_bootstrap_does_not(n_seed: int, d
     assert found["percentile"] < {3: 0.83, 5: 0.90, 10: 0.95}[n_seed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sds", [(0.0, 1.0, 0.3), (0.1, 1.0, 0.3)])
 def test_all_cover_where_items_dominate(sds: tuple[float, float, float]) -> None:
     found = coverage(5, sds, "unpaired")
@@ -466,6 +469,7 @@ def test_what_cannot_be_compared_is_refused(sides: tuple[Any, Any], options: dic
 # Size.
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_chunk() -> None:
     rng = np.random.default_rng(0)
     base, other = (xr.DataArray(rng.random((40, 10, 50)), dims=("cell", "seed", "item")) for _ in range(2))

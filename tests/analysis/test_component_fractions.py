@@ -65,6 +65,7 @@ def test_within_is_what_models_leave_where_there_are_items() -> None:
     np.testing.assert_allclose(of(shares, "upper", "within"), 1 - of(shares, "lower", "model"))
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_pivot_is_that_of_many_random_ones() -> None:
     cube = cube_of(np.random.default_rng(4).standard_normal((4, 5, 20)) + np.arange(4)[:, None, None])
     found = variance_components(cube, design="crossed")
@@ -79,6 +80,7 @@ def test_the_interval_of_a_pivot_is_that_of_many_random_ones() -> None:
     np.testing.assert_allclose(shares["upper"].values[:3, 0], expected[1], atol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nano", "nano-factorial"])
 def test_intervals_hold_the_shares_and_lie_in_zero_to_one(name: str) -> None:
     shares = variance_fractions(ps.variance_components(ps.load_cube(name)))
@@ -112,6 +114,7 @@ def test_the_same_components_give_the_same_bytes() -> None:
 # Calibration.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 def test_intervals_of_nested_shares_cover(n_seed: int, missing: float) -> None:
@@ -121,6 +124,7 @@ def test_intervals_of_nested_shares_cover(n_seed: int, missing: float) -> None:
     assert all(0.93 <= share <= 0.97 for share in share_coverage(found, {"model": 1, "seed": 1}).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 def test_intervals_of_shares_with_items_cover(n_seed: int) -> None:
     found = variance_components(items_cube(np.random.default_rng(20 + n_seed), n_seed, CELLS))
@@ -128,6 +132,7 @@ def test_intervals_of_shares_with_items_cover(n_seed: int) -> None:
     assert all(0.93 <= share <= 0.97 for share in share_coverage(found, truth).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 def test_intervals_of_crossed_shares_cover(n_seed: int) -> None:
     rng = np.random.default_rng(30 + n_seed)

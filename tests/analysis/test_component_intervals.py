@@ -44,6 +44,7 @@ def test_the_same_rng_gives_the_same_bootstrap(design: str) -> None:
     assert not one.identical(other)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_of_a_factorial_keeps_its_models_apart() -> None:
     one = factorial_cube(np.random.default_rng(7), (3, 3, 1), 3)
     values = np.concatenate([one["value"].values, one["value"].values + 1000.0])

@@ -128,12 +128,14 @@ def test_penicillin_has_the_values_of_lme4(shared_data: Path) -> None:
     np.testing.assert_allclose(found["variance"][:3], [3.7309, 0.7169, 0.3024], atol=5e-5)
 
 
+@pytest.mark.slow
 def test_components_of_normal_scores_are_recovered() -> None:
     found = item_components(group(normal_scores(np.random.default_rng(1), (4, 4, 30, 800)), "s"), measure="s")
     means = [of(found, "estimate", name).mean() for name in found["component"].values]
     np.testing.assert_allclose(means, [1.0, 0.25, 1.0, 1.0, 1.0, 4.25], rtol=0.06)
 
 
+@pytest.mark.slow
 def test_components_of_answers_are_recovered() -> None:
     found = item_components(group(answers(np.random.default_rng(2), (1, 6, 80, 1500))), by_model=True)
     for name, value in true_answers(1.5, 0.3).items():
@@ -267,6 +269,7 @@ def test_balanced_positive_scores_equal_reml() -> None:
         np.testing.assert_allclose(of(found, "variance", name)[inside], np.asarray(part)[inside], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_with_few_missing_answers_estimates_are_near_reml() -> None:
     rng = np.random.default_rng(15)
     scores = normal_scores(rng, (1, 8, 100, 4), {"seed": 1.0})
@@ -350,6 +353,7 @@ def test_normal_intervals_of_items_are_wrong_for_answers_as_the_notes_say() -> N
     assert coverage(found, true_answers(1.5, 0.3))["item"] > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_seeds_that_do_not_differ_are_rejected_at_the_stated_rate(missing: float) -> None:
     rng = np.random.default_rng(41)
@@ -404,6 +408,7 @@ def test_more_items_do_not_make_up_for_seeds() -> None:
     assert float(study["relative_error"].isel(n_items=1).squeeze()) == pytest.approx(0.3, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_study_of_nano_is_over_steps_and_tasks(nano: xr.DataTree) -> None:
     found = item_components(nano)
     study = decision_study(found, n_seeds=[1, 5], n_items=[100])
@@ -434,12 +439,14 @@ def test_a_study_of_something_unknown_is_refused() -> None:
 # The form of variance_components.
 
 
+@pytest.mark.slow
 def test_the_design_of_items_is_over_metrics(nano: xr.DataTree) -> None:
     found = item_design(nano)
     assert found["variance"].dims == ("component", "step", "metric")
     assert set(found["metric"].values) <= set(nano["metric"].values)
 
 
+@pytest.mark.slow
 def test_the_result_can_be_written(nano: xr.DataTree, tmp_path: Path) -> None:
     found = item_design(nano)
     found.to_netcdf(tmp_path / "items.nc")

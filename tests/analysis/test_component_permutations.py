@@ -16,6 +16,7 @@ from polystab.errors import AnalysisError
 CELLS = 3000
 
 
+@pytest.mark.slow
 def test_all_arrangements_of_a_small_table_give_the_same_p() -> None:
     values = np.random.default_rng(1).standard_normal((2, 3))
     found = of(permutation_test(cube_of(values[:, :, None]), n_permutations=20_000, rng=2), "p", "model")[0]
@@ -47,6 +48,7 @@ def test_a_large_common_part_changes_no_p(design: str) -> None:
     np.testing.assert_array_equal(permutation_test(moved, design=design, rng=25)["p"], plain["p"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heavy", [False, True])
 def test_nested_zeros_are_rejected_at_the_stated_rate(heavy: bool) -> None:
     rng = np.random.default_rng(8)
@@ -54,6 +56,7 @@ def test_nested_zeros_are_rejected_at_the_stated_rate(heavy: bool) -> None:
     assert 0.04 <= np.mean(of(permutation_test(cube_of(scores), rng=9), "p", "model") <= 0.05) <= 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["model", "seed"])
 def test_crossed_zeros_are_rejected_at_the_stated_rate(component: str) -> None:
     rng = np.random.default_rng(10)
@@ -69,6 +72,7 @@ def test_unbalanced_zeros_are_rejected_at_the_stated_rate() -> None:
     assert 0.04 <= np.mean(of(permutation_test(cube_of(scores), rng=13), "p", "model") <= 0.05) <= 0.06
 
 
+@pytest.mark.slow
 def test_factorial_zeros_are_rejected_at_the_stated_rate() -> None:
     cube = factorial_cube(np.random.default_rng(14), (4, 5, 1), CELLS, (0.0, 2.0, 0.0))
     found = permutation_test(cube, rng=15)

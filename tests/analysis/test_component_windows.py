@@ -70,6 +70,7 @@ def words(result: xr.Dataset, component: str) -> set[str]:
 # Windows.
 
 
+@pytest.mark.slow
 def test_by_default_thirds_hold_all_checkpoints() -> None:
     found = variance_over_windows(ps.load_cube("nano"))
     assert found["n_checkpoints"].values.tolist() == [11, 10, 10]
@@ -121,6 +122,7 @@ def test_a_cube_without_steps_is_refused() -> None:
 # Known truth.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_components_are_recovered(missing: float) -> None:
     cube = variance_cube(
@@ -141,6 +143,7 @@ def test_components_are_recovered(missing: float) -> None:
     np.testing.assert_allclose(means, [4.0, 1.44, 2.25, 0.64, 0.25, 8.58], rtol=0.06)
 
 
+@pytest.mark.slow
 def test_crossed_components_are_recovered() -> None:
     cube = window_cube(np.random.default_rng(5), (5, 5, 8), CELLS, crossed=True, s=1.5, ms=0.7, st=1.2, e=0.5)
     found = variance_over_windows(cube, windows=1, design="crossed", noise="white")
@@ -148,6 +151,7 @@ def test_crossed_components_are_recovered() -> None:
     np.testing.assert_allclose(means, [1.0, 2.25, 0.49, 1.0, 1.0, 1.44, 0.25], rtol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [-0.3, 0.0, 0.3, 0.6])
 def test_the_autocorrelation_is_recovered_in_a_short_window(rho: float) -> None:
     found = variance_over_windows(window_cube(np.random.default_rng(6), (4, 10, 10), CELLS // 2, rho), windows=1)
@@ -157,6 +161,7 @@ def test_the_autocorrelation_is_recovered_in_a_short_window(rho: float) -> None:
     )
 
 
+@pytest.mark.slow
 def test_slow_noise_is_not_taken_for_a_seed_effect() -> None:
     cube = window_cube(np.random.default_rng(7), (4, 10, 10), CELLS // 2, 0.6, s=0.0)
     white = variance_over_windows(cube, windows=1, noise="white")
@@ -206,6 +211,7 @@ def test_the_total_is_the_same_whatever_the_noise() -> None:
     np.testing.assert_allclose(of(coloured, "estimate", "total"), of(white, "estimate", "total"), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_every_metric_stands_for_itself(missing: float) -> None:
     rng = np.random.default_rng(12)
@@ -353,6 +359,7 @@ def test_residuals_with_gaps_are_those_of_least_squares() -> None:
 TRUTH = dict.fromkeys(NESTED, 1.0) | {"total": 5.0}
 
 
+@pytest.mark.slow
 def test_intervals_cover_in_a_small_simulation() -> None:
     cube = window_cube(np.random.default_rng(29), (4, 5, 10), CELLS, 0.6)
     shares = coverage(variance_over_windows(cube, windows=1), TRUTH)
@@ -404,6 +411,7 @@ def test_a_zero_component_is_rejected_at_the_stated_rate(null: tuple[str, str], 
 # Results.
 
 
+@pytest.mark.slow
 def test_parts_add_up_to_the_total() -> None:
     found = variance_over_windows(ps.load_cube("nano"))
     parts = found["variance"].where(found["part"]).sum("component")
@@ -417,12 +425,14 @@ def test_fractions_of_the_parts_add_up_to_one() -> None:
     assert np.isnan(of(found, "fraction", "items")).all()
 
 
+@pytest.mark.slow
 def test_noise_is_at_most_all_of_the_spread_between_siblings() -> None:
     found = variance_over_windows(ps.load_cube("nano"))
     both = of(found, "estimate", "seed") + of(found, "estimate", "seed:step")
     assert (of(found, "variance", "seed:step") <= both * (1 + 1e-12)).all()
 
 
+@pytest.mark.slow
 def test_the_result_can_be_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
     found = variance_over_windows(ps.load_cube("nano"))
     found.to_netcdf(tmp_path / "windows.nc")
@@ -533,6 +543,7 @@ def test_steps_with_one_run_each_tell_nothing_of_seeds() -> None:
     assert words(found, "seed") == words(found, "total") == {"not_identifiable"}
 
 
+@pytest.mark.slow
 def test_huge_and_tiny_values_neither_overflow_nor_vanish() -> None:
     cube = window_cube(np.random.default_rng(101))
     plain = variance_over_windows(cube)

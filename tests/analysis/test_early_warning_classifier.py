@@ -60,12 +60,14 @@ def test_it_shows_what_is_not_the_default() -> None:
     assert repr(EarlyWarning(method="novelty")) == "EarlyWarning(method='novelty')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["logistic", "novelty", pytest.param("gradient_boosting", marks=pytest.mark.slow)])
 def test_the_same_rng_gives_the_same_bytes(runs: tuple[xr.DataTree, xr.Dataset], method: str) -> None:
     one, two = (quick(method=method, rng=3).fit(*runs).warn(runs[0]) for _ in range(2))
     xr.testing.assert_identical(one, two)
 
 
+@pytest.mark.slow
 def test_the_input_is_not_changed(runs: tuple[xr.DataTree, xr.Dataset]) -> None:
     tree, labels = runs
     before = tree.copy(deep=True), labels.copy(deep=True)
@@ -78,6 +80,7 @@ def test_the_input_is_not_changed(runs: tuple[xr.DataTree, xr.Dataset]) -> None:
 # No look ahead.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [60, 100])
 def test_a_truncated_future_changes_nothing(fitted: EarlyWarning, step: int) -> None:
     fresh, _ = make_runs(n_seeds=6, rng=5)
@@ -111,6 +114,7 @@ def test_the_states_of_a_map_are_columns() -> None:
 # What it learns.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["logistic", "novelty", pytest.param("gradient_boosting", marks=pytest.mark.slow)])
 def test_a_planted_sign_is_found_in_new_runs(runs: tuple[xr.DataTree, xr.Dataset], method: str) -> None:
     fresh, labels = make_runs(n_seeds=24, rng=7)
@@ -120,6 +124,7 @@ def test_a_planted_sign_is_found_in_new_runs(runs: tuple[xr.DataTree, xr.Dataset
         assert np.mean(score[m][wrong[m]][:, None] > score[m][~wrong[m]]) > 0.9
 
 
+@pytest.mark.slow
 def test_signs_in_the_weights_are_found() -> None:
     tree, labels = make_runs(n_seeds=24, signal=0.0, weights=6.0, rng=2)
     fresh, truth = make_runs(n_seeds=24, signal=0.0, weights=6.0, rng=3)
@@ -129,6 +134,7 @@ def test_signs_in_the_weights_are_found() -> None:
     assert np.mean(alarms[wrong][:, None] > alarms[~wrong]) > 0.9
 
 
+@pytest.mark.slow
 def test_a_rate_at_which_runs_go_wrong_is_told_by_its_levels() -> None:
     tree, labels = make_runs(signal=0.0, rate=3.0, rng=4)
     labels["wrong"][0], labels["wrong"][1] = False, True  # the higher rate always goes wrong
@@ -181,6 +187,7 @@ def test_new_stable_runs_keep_the_budget(method: str) -> None:
     assert 0.025 <= alarms / total <= 0.08, alarms / total  # 5 %, standard error 1.1 percentage points
 
 
+@pytest.mark.slow
 def test_with_too_few_stable_runs_it_says_that_no_alarm_is_possible() -> None:
     tree, labels = make_runs(n_models=1, n_seeds=12, signal=20.0, rng=12)
     warning = quick().fit(tree, labels)
@@ -196,6 +203,7 @@ def test_the_p_value_never_rises(fitted: EarlyWarning) -> None:
     assert float(p.min()) >= fitted.smallest_p_
 
 
+@pytest.mark.slow
 def test_an_alarm_stays() -> None:
     tree, labels = make_runs(n_seeds=24, signal=8.0, rng=14)
     alarm = quick(steps=STEPS[2:]).fit(tree, labels).warn(tree)["alarm"].astype(int)
@@ -233,6 +241,7 @@ def test_prefixes_of_another_grid_are_scored(fitted: EarlyWarning) -> None:
     assert np.mean(score[wrong][:, None] > score[~wrong]) > 0.8
 
 
+@pytest.mark.slow
 def test_a_divergence_is_an_alarm_at_any_budget() -> None:
     tree, labels = make_runs(n_models=1, n_seeds=12, rng=17)
     norm = tree["log"]["grad_norm"].values.copy()
@@ -277,6 +286,7 @@ def test_metrics_that_are_missing_are_named(fitted: EarlyWarning) -> None:
     assert np.isfinite(found["score"]).all()
 
 
+@pytest.mark.slow
 def test_data_with_nothing_in_common_are_refused(runs: tuple[xr.DataTree, xr.Dataset]) -> None:
     warning = EarlyWarning(steps=LATE, min_points=4, n_folds=2, metrics=None, families=["eval"]).fit(*runs)
     other = make_cube(np.ones((1, 3, 9, 1)), steps=STEPS, metrics=["eval/other/acc"])
@@ -284,6 +294,7 @@ def test_data_with_nothing_in_common_are_refused(runs: tuple[xr.DataTree, xr.Dat
         warning.warn(other)
 
 
+@pytest.mark.slow
 def test_a_copy_teaches_nothing(runs: tuple[xr.DataTree, xr.Dataset]) -> None:
     tree, labels = runs
     value = tree["value"].values.copy()
@@ -293,12 +304,14 @@ def test_a_copy_teaches_nothing(runs: tuple[xr.DataTree, xr.Dataset]) -> None:
     assert warning.n_stable_ + warning.n_wrong_ == full.n_stable_ + full.n_wrong_ - 1
 
 
+@pytest.mark.slow
 def test_a_cube_without_a_log_is_enough() -> None:
     tree, labels = make_runs(n_seeds=12, weights=6.0, rng=21)
     found = EarlyWarning(min_points=4, n_folds=2).fit(tree.to_dataset(), labels).warn(tree.to_dataset())
     assert np.isfinite(found["score"]).all()
 
 
+@pytest.mark.slow
 def test_the_last_numbers_are_given_by_the_short_ways(fitted: EarlyWarning) -> None:
     fresh = make_runs(n_seeds=4, rng=22)[0]
     found = fitted.warn(fresh)
@@ -315,6 +328,7 @@ def test_everything_is_described(fitted: EarlyWarning) -> None:
 # Labels and arguments.
 
 
+@pytest.mark.slow
 def test_labels_may_be_an_array_with_unknown_ones(runs: tuple[xr.DataTree, xr.Dataset]) -> None:
     tree, labels = runs
     known = labels["wrong"].values.astype(float)
@@ -323,6 +337,7 @@ def test_labels_may_be_an_array_with_unknown_ones(runs: tuple[xr.DataTree, xr.Da
     assert warning.n_stable_ + warning.n_wrong_ == known.size - 4
 
 
+@pytest.mark.slow
 def test_labels_are_joined_by_name(runs: tuple[xr.DataTree, xr.Dataset]) -> None:
     tree, labels = runs
     turned = labels.isel(model=[1, 0], seed=slice(None, None, -1))

@@ -29,6 +29,7 @@ def planted() -> xr.Dataset:
     return evaluated(*make_runs(n_seeds=24, rng=0), n_splits=8)  # 21 stable runs to learn from
 
 
+@pytest.mark.slow
 def test_a_planted_sign_beats_the_baselines_by_more_than_chance(planted: xr.Dataset) -> None:
     at = planted.sel(step=120, measure="auroc_within")
     assert float(at["value"].sel(warning="ours")) > 0.9
@@ -73,6 +74,7 @@ def test_alarms_against_step_end_at_their_totals(planted: xr.Dataset) -> None:
     np.testing.assert_allclose(planted["false_alarms_by"].isel(step=-1), planted["false_alarms"])
 
 
+@pytest.mark.slow
 def test_an_alarm_that_comes_with_the_spike_is_not_caught() -> None:
     found = evaluated(*make_runs(n_seeds=24, signal=0.0, rng=1), baselines=["spike_count"])
     assert float(found["caught"].sel(warning="spike_count")) == 0.0
@@ -92,6 +94,7 @@ def test_baselines_have_no_probabilities(planted: xr.Dataset) -> None:
     assert np.isnan(planted["brier"].sel(warning="last_loss")).all()
 
 
+@pytest.mark.slow
 def test_the_rate_alone_earns_nothing_within_models() -> None:
     tree, labels = make_runs(n_models=2, n_seeds=24, signal=0.0, rate=3.0, rng=2)
     for m, n in ((0, 4), (1, 20)):
@@ -112,6 +115,7 @@ def test_without_a_sign_nothing_is_found_on_average() -> None:
     assert abs(np.mean(values) - 0.5) < 0.09  # standard error 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["learning_rate", "size"])
 def test_what_is_held_out_is_not_learned_from(leave: str) -> None:
     tree, labels = make_runs(n_models=3, n_seeds=10, rng=3)
@@ -125,11 +129,13 @@ def test_what_is_held_out_is_not_learned_from(leave: str) -> None:
     assert float(found["value"].sel(measure="auroc_within", warning="ours", step=120)) > 0.8
 
 
+@pytest.mark.slow
 def test_models_without_a_rate_are_left_out_one_by_one() -> None:
     found = evaluated(*make_runs(n_models=3, n_seeds=10, rng=3), leave="learning_rate", baselines=[])
     assert found.attrs["n_splits"] == 3
 
 
+@pytest.mark.slow
 def test_the_same_rng_gives_the_same_bytes() -> None:
     tree, labels = make_runs(n_seeds=10, rng=4)
     one, two = (evaluated(tree, labels, rng=5, baselines=[]) for _ in range(2))
@@ -140,6 +146,7 @@ def test_everything_is_described(planted: xr.Dataset) -> None:
     assert all(planted[name].attrs.get("long_name") for name in planted.data_vars)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -43,6 +43,7 @@ def spoiled(tree: xr.DataTree, step: int) -> xr.DataTree:
 # No look ahead.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS[1:])
 def test_a_truncated_future_changes_nothing(step: int) -> None:
     tree, _ = make_runs(rng=1)
@@ -50,6 +51,7 @@ def test_a_truncated_future_changes_nothing(step: int) -> None:
     xr.testing.assert_identical(prefix_features(prefix(tree, step)), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS[1:])
 def test_another_future_changes_nothing(step: int) -> None:
     tree, _ = make_runs(rng=2)
@@ -57,6 +59,7 @@ def test_another_future_changes_nothing(step: int) -> None:
     xr.testing.assert_identical(prefix_features(spoiled(tree, step)).sel(step=slice(None, step)), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 64, 200])
 def test_a_truncated_future_changes_nothing_in_real_runs(step: int) -> None:
     tree = ps.load_tree("nano-edge")
@@ -65,6 +68,7 @@ def test_a_truncated_future_changes_nothing_in_real_runs(step: int) -> None:
     xr.testing.assert_identical(prefix_features(prefix(tree, step)), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [30, 90])
 def test_a_gap_that_is_filled_later_is_not_told_before(gap: int) -> None:
     tree, _ = make_runs(n_models=1, n_seeds=4)
@@ -81,6 +85,7 @@ def test_a_gap_that_is_filled_later_is_not_told_before(gap: int) -> None:
 # What they are.
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.floats(-5, 5), st.floats(-100, 100))
 def test_a_line_has_its_slope_and_no_memory_of_noise(slope: float, start: float) -> None:

@@ -81,6 +81,7 @@ def by_loop(loss: Sequence[float], window: int, sd: float) -> list[float]:
 VALUES = st.one_of(st.floats(-100, 100), st.sampled_from([math.nan, math.inf, -math.inf, 0.0]))
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES, max_size=60), st.integers(2, 12), st.floats(1.5, 6))
 def test_spikes_are_those_of_a_plain_loop(loss: list[float], window: int, sd: float) -> None:
     above = np.array(by_loop(loss, window, sd))
@@ -146,6 +147,7 @@ def test_a_single_number_is_no_curve() -> None:
         loss_spikes(2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phi", "most"), [(0.0, 0), (0.5, 0), (0.9, 2)])
 def test_clean_curves_with_correlated_noise_are_hardly_ever_flagged(phi: float, most: int) -> None:
     """Of 500 flat curves of 1,000 updates; of 5,000 at each of seven correlations to 0.99, at most 1 was flagged."""

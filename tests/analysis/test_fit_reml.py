@@ -328,6 +328,7 @@ def test_input_is_not_changed() -> None:
 # Many responses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.08])
 @pytest.mark.parametrize("names", ["a", "ab"])
 def test_many_responses_are_fitted_as_one_by_one(missing: float, names: str) -> None:
@@ -374,6 +375,7 @@ def within_standard_errors(found: Any, truth: float, allowed: float = 4.0) -> No
     assert abs(found.mean() - truth) < allowed * found.std(ddof=1) / np.sqrt(len(found))
 
 
+@pytest.mark.slow
 def test_the_truth_of_an_unbalanced_crossed_design_is_recovered() -> None:
     rng = np.random.default_rng(10)
     a, b = (c.ravel() for c in np.indices((12, 10)))
@@ -408,6 +410,7 @@ def test_data_without_a_component_give_exact_zeros_about_as_often_as_theory_says
     np.testing.assert_array_equal(fit.variance["batch"] == 0, fit.singular)
 
 
+@pytest.mark.slow
 def test_a_large_crossed_table_is_recovered() -> None:
     # 5,000 rows of a table like lme4's InstEval: 400 and 150 levels, a third factor, two fixed effects.
     rng = np.random.default_rng(13)
@@ -459,6 +462,7 @@ def test_a_true_zero_among_many_levels_is_exactly_zero() -> None:
 # Intervals
 
 
+@pytest.mark.slow
 def test_profile_interval_of_a_balanced_design_is_where_the_criterion_has_risen() -> None:
     fit = fit_reml(PASTES, {"sample": CASK})
     within = PASTES.reshape(30, 2).var(axis=1, ddof=1).mean()

@@ -98,6 +98,7 @@ def test_items_that_are_all_alike_are_as_unstable_as_chance_says() -> None:
     assert float(task["depends_share"]) == pytest.approx(float(task["depends_by_chance"]), abs=0.012)
 
 
+@pytest.mark.slow
 def test_wrong_answers_spread_over_the_options_are_as_dependent_as_chance_says() -> None:
     rng = np.random.default_rng(1)
     choice = np.where(rng.random((1, 3, 1, 20_000)) < 0.4, 0, rng.integers(1, 4, (1, 3, 1, 20_000)))

@@ -151,6 +151,7 @@ def test_no_direction_has_less_variance_than_the_floor(kind: Covariance) -> None
         np.testing.assert_allclose(np.linalg.eigvalsh(found.covariance), 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_that_find_no_row_do_not_break_the_fit(kind: Covariance) -> None:
     data = [np.zeros((5, 2)), np.ones((5, 2))]
@@ -159,6 +160,7 @@ def test_states_that_find_no_row_do_not_break_the_fit(kind: Covariance) -> None:
     assert np.isfinite(found.log_likelihoods).all()
 
 
+@pytest.mark.slow
 def test_the_order_of_runs_changes_no_bit() -> None:
     data = two_levels()
     one, other = (fit(runs, 3, Options(n_restarts=3)).parameters for runs in (data, data[::-1]))
@@ -166,6 +168,7 @@ def test_the_order_of_runs_changes_no_bit() -> None:
     assert one.transition.tobytes() == other.transition.tobytes()
 
 
+@pytest.mark.slow
 def test_left_to_right_never_goes_back() -> None:
     cycle = [np.tile(np.repeat([[0.0], [4.0]], 10, axis=0), (3, 1)) for _ in range(3)]
     noise = np.random.default_rng(0)
@@ -185,6 +188,7 @@ def test_states_are_ordered_by_first_visit_and_unvisited_ones_last() -> None:
     assert first_visit_order(paths, 4, np.zeros((4, 1))).tolist() == [2, 3, 0, 1]
 
 
+@pytest.mark.slow
 def test_more_restarts_never_end_lower() -> None:
     rng = np.random.default_rng(3)
     data = [rng.normal(size=(30, 2)).cumsum(axis=0) for _ in range(3)]

@@ -59,6 +59,7 @@ def map_410m(request: pytest.FixtureRequest) -> xr.Dataset:
     return outlier_runs(ps.cube_from_records(pd.DataFrame({**columns, "metric": "eval/average/score"})))
 
 
+@pytest.mark.slow
 def test_the_outliers_of_the_410m_map_are_seeds_3_and_4_and_not_6(map_410m: xr.Dataset) -> None:
     run = map_410m.isel(model=0)
     assert run["seed"].values[run["outlier"]].tolist() == [3, 4]
@@ -76,6 +77,7 @@ def test_the_smallest_rank_p_of_ten_runs_is_stated(map_410m: xr.Dataset) -> None
     assert float(map_410m["p_value"].min()) < 0.01
 
 
+@pytest.mark.slow
 def test_planted_outlier_is_found_with_its_step_and_metrics() -> None:
     value = clean(10, 40, 5, np.random.default_rng(0))
     value[0, 6, 22:, 1:3] -= 12
@@ -87,6 +89,7 @@ def test_planted_outlier_is_found_with_its_step_and_metrics() -> None:
     assert run["kind"].sel(seed=6).item() == "deviates"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_two_outliers_of_ten_do_not_mask_each_other(sign: int) -> None:
     value = clean(10, 40, 5, np.random.default_rng(1))
@@ -95,6 +98,7 @@ def test_two_outliers_of_ten_do_not_mask_each_other(sign: int) -> None:
     assert found(make_cube(value)) == [2, 5]
 
 
+@pytest.mark.slow
 def test_a_small_outlier_beside_a_huge_one_is_found() -> None:
     value = clean(10, 40, 5, np.random.default_rng(2))
     value[0, 2, 20:] += 1e6
@@ -102,18 +106,21 @@ def test_a_small_outlier_beside_a_huge_one_is_found() -> None:
     assert {2, 5} <= set(found(make_cube(value)))
 
 
+@pytest.mark.slow
 def test_a_glitch_is_no_outlier() -> None:
     value = clean(10, 40, 5, np.random.default_rng(3))
     value[0, 4, 17] += 1000
     assert found(make_cube(value)) == []
 
 
+@pytest.mark.slow
 def test_what_happens_to_all_runs_is_no_outlier() -> None:
     value = clean(10, 40, 5, np.random.default_rng(4))
     value[0, :, 20:30] += 100
     assert found(make_cube(value)) == []
 
 
+@pytest.mark.slow
 def test_permuting_runs_and_changing_units_changes_no_verdict() -> None:
     value = clean(8, 30, 3, np.random.default_rng(5))
     value[0, 1, 15:] += 8
@@ -127,6 +134,7 @@ def test_permuting_runs_and_changing_units_changes_no_verdict() -> None:
     np.testing.assert_array_equal(moved["from_step"].values, plain["from_step"].values[order])
 
 
+@pytest.mark.slow
 def test_a_copied_run_changes_no_verdict_and_gets_none() -> None:
     value = clean(6, 30, 3, np.random.default_rng(7))
     value[0, 1, 15:] += 8
@@ -136,6 +144,7 @@ def test_a_copied_run_changes_no_verdict_and_gets_none() -> None:
     assert not copied["judged"].values[0, 6]
 
 
+@pytest.mark.slow
 def test_same_rng_same_result() -> None:
     cube = make_cube(clean(6, 20, 2, np.random.default_rng(8)))
     assert outlier_runs(cube, draws=DRAWS, rng=3).identical(outlier_runs(cube, draws=DRAWS, rng=3))
@@ -167,6 +176,7 @@ def test_too_short_or_too_few_runs_have_no_verdict(shape: tuple[int, ...]) -> No
     assert not result["judged"].any()
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_an_outlier_without_p_value_and_leaves_the_rest_alone() -> None:
     value = clean(8, 30, 3, np.random.default_rng(11))
     value[0, 5, 20:, 1] = np.inf
@@ -177,12 +187,14 @@ def test_a_diverged_run_is_an_outlier_without_p_value_and_leaves_the_rest_alone(
     assert np.isnan(run["p_value"].sel(seed=5))
 
 
+@pytest.mark.slow
 def test_a_value_that_is_infinite_in_every_run_is_no_divergence() -> None:
     value = clean(8, 30, 3, np.random.default_rng(12))
     value[0, :, 0, 1] = np.inf
     assert found(make_cube(value)) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_early_is_said_to_and_still_judged() -> None:
     value = clean(8, 30, 3, np.random.default_rng(13))
     value[0, 2, 8:] += 12
@@ -194,6 +206,7 @@ def test_a_run_that_ends_early_is_said_to_and_still_judged() -> None:
     assert int(run["until_step"].sel(seed=2)) == 19_000
 
 
+@pytest.mark.slow
 def test_a_run_on_a_coarser_grid_is_no_outlier() -> None:
     value = clean(8, 30, 3, np.random.default_rng(14))
     value += np.linspace(0, 60, 30)[:, None] ** 2
@@ -211,6 +224,7 @@ def test_runs_that_share_no_checkpoint_get_no_verdict_and_a_reason() -> None:
     assert "no verdict" in result["note"].item()
 
 
+@pytest.mark.slow
 def test_q_values_count_all_runs_of_the_cube() -> None:
     value = np.concatenate([clean(6, 20, 2, np.random.default_rng(i)) for i in (15, 16)])
     result = outlier_runs(make_cube(value), draws=DRAWS)
@@ -226,6 +240,7 @@ def test_arguments_out_of_range_are_refused() -> None:
         outlier_runs(cube, draws=10)
 
 
+@pytest.mark.slow
 def test_the_family_that_moved_first_leads() -> None:
     value = clean(8, 40, 4, np.random.default_rng(17))
     value[0, 3, 15:, :2] += 15
@@ -269,6 +284,7 @@ def test_log_ratio_is_the_distance_to_the_majority() -> None:
     np.testing.assert_allclose(log_ratios(np.outer(x, x)), np.log(half / half[:4].mean()))
 
 
+@pytest.mark.slow
 def test_a_single_normal_number_per_run_gives_uniform_p_values() -> None:
     rng = np.random.default_rng(2)
     group = [np.array([0])]

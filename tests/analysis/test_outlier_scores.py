@@ -40,6 +40,7 @@ def test_scores_agree_with_the_definition_cell_by_cell(levels: int | None) -> No
         np.testing.assert_allclose(score[m, :, t, k], z_by_hand(value[m, :, t, k]), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_permuting_seeds_and_changing_units_changes_no_score() -> None:
     value = np.random.default_rng(1).normal(size=(1, 9, 4, 3))
     order = np.random.default_rng(2).permutation(9)
@@ -112,6 +113,7 @@ def test_what_was_not_measured_is_not_scored_even_among_equal_runs() -> None:
     assert scores["n_beyond"].values.tolist() == [[0, 0, 0, 0]]
 
 
+@pytest.mark.slow
 def test_copies_are_scored_but_do_not_count() -> None:
     value = np.random.default_rng(4).normal(size=(1, 5, 9, 1))
     copied = np.concatenate([value, value[:, :1], value[:, :1]], axis=1)
@@ -165,6 +167,7 @@ def test_clean_noise_exceeds_the_threshold_as_often_as_expected() -> None:
     assert float(scores["share_beyond"].mean()) == pytest.approx(float(scores["expected_share"][0]), abs=0.003)
 
 
+@pytest.mark.slow
 def test_the_simulation_takes_a_seed_and_repeats_itself() -> None:
     assert float(expected_share(10)) == float(expected_share(10))
     assert float(expected_share(10, rng=1)) != float(expected_share(10, rng=2))
@@ -251,6 +254,7 @@ def test_reference_seeds_alone_make_median_and_mad() -> None:
     np.testing.assert_allclose(score, 0.6745 * (x - centre) / mad)
 
 
+@pytest.mark.slow
 def test_a_reference_cube_gives_what_its_runs_would_give_inside() -> None:
     x = np.random.default_rng(11).normal(size=(1, 8, 3, 2))
     inside = outlier_scores(make_cube(x), method="reference", reference=[0, 1, 2, 3, 4])["score"].values[:, 5:]

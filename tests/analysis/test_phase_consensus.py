@@ -77,6 +77,7 @@ def at_random(rng: np.random.Generator, n_seeds: int, n_changes: int) -> list[li
 # The scan against chance.
 
 
+@pytest.mark.slow
 def test_expected_runs_and_p_are_those_of_all_shifts() -> None:
     # Three runs on a grid of 9, so that all 9 ** 3 sets of shifts can be enumerated.
     places, n = [np.array([2]), np.array([3, 7]), np.array([2])], 9
@@ -405,6 +406,7 @@ def test_from_the_cube_itself() -> None:
     assert found["n_runs"].item() == 6
 
 
+@pytest.mark.slow
 def test_joint_changes_are_shared_too() -> None:
     from polystab.analysis.phases import change_points
 

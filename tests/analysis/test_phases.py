@@ -79,6 +79,7 @@ def test_a_bend_is_found_by_lines(cost: str) -> None:
     assert (np.abs(result["step"] - 30_000) <= 2000).all()
 
 
+@pytest.mark.slow
 def test_lines_are_straight_over_the_chosen_x() -> None:
     steps = np.array(CHECKPOINT_STEPS)
     rng = np.random.default_rng(0)
@@ -111,6 +112,7 @@ def test_a_curve_with_gaps_is_as_if_the_checkpoints_were_not_there() -> None:
         assert np.array_equal(one[name].values, other[name].values)
 
 
+@pytest.mark.slow
 def test_seeds_with_different_gaps_do_not_disturb_each_other() -> None:
     curves = [step_at(20, rng=i) for i in range(4)]
     curves[1][3] = curves[2][30:] = np.nan
@@ -151,6 +153,7 @@ def test_reasons_say_why_none_was_looked_for() -> None:
     assert "constant" in result["reason"].attrs["flag_meanings"]
 
 
+@pytest.mark.slow
 def test_joint_reasons() -> None:
     rng = np.random.default_rng(0)
     value = rng.standard_normal((1, 4, N, 2))
@@ -188,6 +191,7 @@ def test_curves_of_noise_have_changes_as_often_as_stated(steps: tuple[int, ...],
     assert result.attrs["n_curves_with_changes"] == round(share * 800)
 
 
+@pytest.mark.slow
 def test_a_smaller_false_alarm_finds_no_more() -> None:
     cube = phase_cube(changes=[30_000], jump=1.5, n_seeds=10, n_metrics=3, rng=3)
     some, fewer = (change_points(cube, false_alarm=rate, rng=0)["n_changes"] for rate in (0.1, 0.001))
@@ -198,6 +202,7 @@ def test_a_smaller_false_alarm_finds_no_more() -> None:
 # Joint.
 
 
+@pytest.mark.slow
 def test_jointly_small_changes_are_seen() -> None:
     cube = phase_cube(changes=[16_000], steps=STEPS, jump=1.5, n_seeds=3, n_metrics=6, rng=0)
     joint = change_points(cube, joint=True, rng=0)
@@ -207,6 +212,7 @@ def test_jointly_small_changes_are_seen() -> None:
     assert (change_points(cube, rng=0)["n_changes"] < 1).any()
 
 
+@pytest.mark.slow
 def test_units_do_not_matter_jointly() -> None:
     cube = phase_cube(changes=[16_000], steps=STEPS, jump=3.0, n_seeds=2, n_metrics=4, rng=0)
     factor = xr.DataArray([1.0, 1e-9, 1e6, 3.0], dims="metric")
@@ -224,6 +230,7 @@ def test_runs_of_noise_have_joint_changes_as_often_as_stated() -> None:
     assert 0.025 <= share <= 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", ["bic", 20.0])
 def test_a_penalty_does_for_joint_changes_too(penalty: float | str) -> None:
     cube = phase_cube(changes=[16_000], steps=STEPS, jump=6.0, n_seeds=2, n_metrics=3, rng=0)
@@ -232,12 +239,14 @@ def test_a_penalty_does_for_joint_changes_too(penalty: float | str) -> None:
     assert "false_alarm" not in result.attrs
 
 
+@pytest.mark.slow
 def test_sizes_of_a_joint_change_are_in_units_of_each_metric() -> None:
     value = np.stack([step_at(20, jump=20), step_at(20, jump=-10, rng=1)], axis=-1)[None, None]
     result = change_points(make_cube(value), joint=True, rng=0)
     np.testing.assert_allclose(result["size"].values.ravel(), [20, -10], atol=1)
 
 
+@pytest.mark.slow
 def test_constant_and_unmeasured_metrics_take_no_part() -> None:
     value = np.stack([step_at(20), np.full(N, 3.0), np.full(N, np.nan)], axis=-1)[None, None]
     result = change_points(make_cube(value), joint=True, rng=0)
@@ -246,6 +255,7 @@ def test_constant_and_unmeasured_metrics_take_no_part() -> None:
     assert np.isnan(result["size"].values[0, 0, 1:]).all()
 
 
+@pytest.mark.slow
 def test_jointly_only_complete_checkpoints_count() -> None:
     value = np.stack([step_at(20), step_at(20, rng=1)], axis=-1)[None, None]
     value[0, 0, 19, 0] = np.nan
@@ -304,6 +314,7 @@ def test_a_result_can_be_written(cube: xr.Dataset, tmp_path: Path) -> None:
         assert again["step"].values.tolist() == result["step"].values.tolist()
 
 
+@pytest.mark.slow
 def test_every_variable_says_what_it_is(cube: xr.Dataset) -> None:
     for joint in (False, True):
         result = change_points(cube, joint=joint, rng=0)
@@ -329,6 +340,7 @@ def test_bad_arguments_are_refused(cube: xr.Dataset, arguments: dict[str, Any], 
 # A real cube.
 
 
+@pytest.mark.slow
 def test_induction_in_nano_comes_at_once_and_late() -> None:
     nano = ps.load_cube("nano").sel(metric=["eval/nano_induction/acc"])
     result = change_points(nano, rng=0).squeeze("metric")

@@ -49,6 +49,7 @@ def test_units_and_fixed_effects_do_not_matter() -> None:
     np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.15])
 def test_a_lone_zero_is_rejected_at_the_stated_rate(missing: float) -> None:
     rng = np.random.default_rng(11)
@@ -58,6 +59,7 @@ def test_a_lone_zero_is_rejected_at_the_stated_rate(missing: float) -> None:
     assert 0.04 <= np.mean(np.asarray(p) <= 0.05) <= 0.06
 
 
+@pytest.mark.slow
 def test_a_balanced_crossed_table_has_about_the_p_of_the_f_test() -> None:
     rng = np.random.default_rng(13)
     model, seed = (codes.ravel() for codes in np.indices((4, 5)))
@@ -76,6 +78,7 @@ def test_responses_without_estimates_have_no_p() -> None:
     assert np.isnan(p).tolist() == np.isnan(statistic).tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 def test_many_levels_can_be_tested() -> None:
     group = np.repeat(np.arange(300), 2)
     y = np.random.default_rng(17).standard_normal(600) + np.random.default_rng(18).standard_normal(300)[group]

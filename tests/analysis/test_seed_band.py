@@ -30,6 +30,7 @@ def test_quantiles_agree_with_numpy_where_values_are_missing() -> None:
         np.testing.assert_allclose(band["value"].values[..., i][enough], expected[i][enough])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(arrays(np.float64, st.integers(1, 12), elements=st.floats(-1e300, 1e300)), st.floats(0, 1))
 def test_the_quantile_kernel_is_numpys_linear_quantile(values: np.ndarray, q: float) -> None:

@@ -182,6 +182,7 @@ def test_overview_takes_the_median_over_metrics_with_enough_runs() -> None:
     assert np.isnan(overview["sd_over_stderr"][1])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.floats(-1e6, 1e6)))
 def test_moments_agree_with_numpy(values: np.ndarray) -> None:

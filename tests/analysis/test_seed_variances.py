@@ -27,6 +27,7 @@ def test_p_is_the_f_test_of_the_distances_without_the_smallest() -> None:
     assert seed_variances(make_cube(values))["p"].item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [3, 4, 5, 10])
 @pytest.mark.parametrize("tail", [4.0, 1e6])
 def test_equal_variances_are_rejected_at_most_at_the_stated_rate(n_seed: int, tail: float) -> None:

@@ -60,6 +60,7 @@ def test_a_bend_is_found_at_its_step() -> None:
     assert found.sizes[0] == pytest.approx(2.0, abs=0.2)
 
 
+@pytest.mark.slow
 def test_columns_that_change_together_are_surer_than_any_of_them() -> None:
     y = np.random.default_rng(7).normal(size=(40, 6))
     y[20:] += 1.1
@@ -133,6 +134,7 @@ def test_false_alarms_are_three_to_seven_in_a_hundred(rho: float, steps: np.ndar
     assert abs(alarms - 0.05) < 0.02 + 2 * np.sqrt(0.05 * 0.95 / n_series)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", ["l2", "meanvar", "linear"])
 def test_a_tenth_of_short_noise_series_alarms_when_a_tenth_may(cost: str) -> None:
     y = ar1_noise(0.3, 300, 20, np.random.default_rng(12))[..., 0]
@@ -140,6 +142,7 @@ def test_a_tenth_of_short_noise_series_alarms_when_a_tenth_may(cost: str) -> Non
     assert abs(alarms - 0.1) < 3 * np.sqrt(0.1 * 0.9 / 300)
 
 
+@pytest.mark.slow
 def test_p_values_against_no_change_are_even_on_noise() -> None:
     y = ar1_noise(0.5, 300, 27, np.random.default_rng(13))[..., 0]
     p = np.array([found.p_none for found in segment_many(y)])
@@ -154,6 +157,7 @@ def test_a_change_is_kept_only_if_its_p_value_is_within_the_false_alarm_rate() -
     assert (p <= 0.05 + 1e-9).all()
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_place() -> None:
     y = np.random.default_rng(15).normal(size=(300, 60)) + 1.5 * (np.arange(60) >= 30)
     found = [f for f in segment_many(y) if len(f) == 1]
@@ -182,6 +186,7 @@ def test_tabulated_criteria_rise_as_alarms_get_rarer(cost: str) -> None:
 # Known answers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TCPD.exists(), reason="the labelled series of shared/data/tcpd are not here")
 def test_labelled_series_are_segmented_better_than_by_published_defaults() -> None:
     annotations = json.loads((TCPD / "annotations.json").read_text())
@@ -227,6 +232,7 @@ def test_what_lasts_three_points_is_no_glitch(width: int) -> None:
     assert segment(y).indices.tolist() == [30, 30 + width]
 
 
+@pytest.mark.slow
 def test_glitches_are_rare_on_gaussian_noise() -> None:
     y = ar1_noise(0.3, 400, 27, np.random.default_rng(17))[..., 0]
     assert np.mean([len(f.glitches) > 0 for f in segment_many(y)]) < 0.015
@@ -302,6 +308,7 @@ def test_sizes_at_the_ends_of_what_floats_can_hold_do_no_harm(scale: float, pena
     assert len(segment(y, penalty=penalty)) <= 9
 
 
+@pytest.mark.slow
 def test_columns_without_change_or_noise_do_no_harm() -> None:
     y = np.random.default_rng(20).normal(size=(50, 3))
     y[:, 1] = 7.0
@@ -314,6 +321,7 @@ def test_no_series_are_no_segmentations() -> None:
     assert segment_many(np.zeros((0, 20))) == []
 
 
+@pytest.mark.slow
 def test_ties_of_a_score_on_few_items_raise_no_alarm_of_their_own() -> None:
     y = np.random.default_rng(19).binomial(10, 0.5, size=(200, 40)) / 10
     assert np.mean([len(f) > 0 for f in segment_many(y)]) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
@@ -353,6 +361,7 @@ def test_curves_that_do_not_jump_are_taken_one_at_a_time() -> None:
         segment(np.zeros((20, 2)), cost="continuous")
 
 
+@pytest.mark.slow
 def test_the_same_rng_gives_the_same_answer() -> None:
     y = stepped(20, size=1.5)
     first, second = (segment(y, min_size=2, rng=3) for _ in range(2))

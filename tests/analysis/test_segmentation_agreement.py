@@ -104,6 +104,7 @@ def test_published_scores_of_the_labelled_series(
 # Adjusted Rand index and Hausdorff distance.
 
 
+@pytest.mark.slow
 @given(POINTS, POINTS)
 def test_adjusted_rand_is_that_of_scikit_learn(a: list[int], b: list[int]) -> None:
     assert adjusted_rand(a, b, N) == pytest.approx(adjusted_rand_score(labels_of(a), labels_of(b)))
@@ -121,6 +122,7 @@ def test_hausdorff_to_no_change_is_unknown() -> None:
     assert math.isnan(hausdorff([10], []))
 
 
+@pytest.mark.slow
 @given(POINTS, POINTS)
 def test_symmetric_ones_are_symmetric(a: list[int], b: list[int]) -> None:
     assert adjusted_rand(a, b, N) == adjusted_rand(b, a, N)
@@ -133,6 +135,7 @@ def test_a_segmentation_agrees_with_itself(a: list[int]) -> None:
     assert hausdorff(a, a) == 0.0
 
 
+@pytest.mark.slow
 @given(POINTS, POINTS)
 def test_scores_lie_between_0_and_1(a: list[int], b: list[int]) -> None:
     assert 0 < change_point_f1(a, b) <= 1

@@ -112,12 +112,14 @@ def delays(size: float, *, n: int = 200) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_a_step_of_2_sd_is_found_after_five_values() -> None:
     after = [delay for delay in delays(2.0) if delay > 0]
     assert len(after) > 170  # 1 - 100 / 1000, and some luck
     assert 4 < np.mean(after) < 5.2  # 4.5 for a known level (Markov chain)
 
 
+@pytest.mark.slow
 def test_a_larger_step_is_found_sooner() -> None:
     assert np.median(delays(1.0, n=60)) > np.median(delays(2.0, n=60)) > np.median(delays(4.0, n=60))
 
@@ -176,6 +178,7 @@ def test_a_constant_series_that_steps_alarms_soon() -> None:
     assert alarms(SequentialDetector(), [0.25] * 50 + [0.5] * 10)[0] in (52, 53)
 
 
+@pytest.mark.slow
 def test_the_first_two_values_never_alarm() -> None:
     assert alarms(SequentialDetector(average_run_length=10), [0.0, 1e9]) == []
 

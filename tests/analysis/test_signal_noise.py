@@ -57,6 +57,7 @@ def test_noise_that_contains_the_signal_bounds_the_ratio() -> None:
     assert found["snr_within"].item() > 1e4
 
 
+@pytest.mark.slow
 def test_the_ratio_of_models_that_are_alike_is_the_one_by_chance() -> None:
     found = signal_to_noise(make_cube(noisy(5, 8, 6, 2000)))
     assert float(found["snr_seed"].mean()) == pytest.approx(float(found["snr_seed_by_chance"].mean()), rel=0.03)
@@ -178,6 +179,7 @@ def test_ratio_by_hand() -> None:
     np.testing.assert_allclose(found["ratio"], own / values[:, :, -1].std(axis=1, ddof=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [5, 10])
 @pytest.mark.parametrize("lasting", [0.0, 2.0])
 def test_the_interval_of_the_ratio_covers(n_seed: int, lasting: float) -> None:

@@ -71,11 +71,13 @@ def test_held_out_runs_prefer_the_true_number_of_states_to_fewer() -> None:
     assert (np.diff(fitted.selection["held_out_per_checkpoint"].values) > 0).all()
 
 
+@pytest.mark.slow
 def test_noise_has_one_state() -> None:
     value = np.random.default_rng(0).normal(size=(1, 5, 30, 2))
     assert fit_training_map(make_cube(value), n_states=[1, 2], n_restarts=4).n_states == 1
 
 
+@pytest.mark.slow
 def test_states_are_numbered_by_first_visit() -> None:
     value, _ = simulated(4)
     states = fit_training_map(make_cube(value), n_states=4).states["state"].values[0]
@@ -84,6 +86,7 @@ def test_states_are_numbered_by_first_visit() -> None:
     assert (states[:, 0] == 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["reference", "causal", "run"])
 def test_permuting_runs_permutes_states_only(normalise: Any) -> None:
     value, _ = simulated(3)
@@ -101,6 +104,7 @@ def test_units_of_metrics_change_no_state() -> None:
     assert one.states["state"].values.tolist() == other.states["state"].values.tolist()
 
 
+@pytest.mark.slow
 def test_the_same_rng_gives_the_same_bytes() -> None:
     value, _ = simulated(3)
     one, other = (fit_training_map(make_cube(value), n_states=[2, 5], n_restarts=2, rng=7) for _ in range(2))
@@ -108,6 +112,7 @@ def test_the_same_rng_gives_the_same_bytes() -> None:
         assert one.parameters[name].values.tobytes() == other.parameters[name].values.tobytes()
 
 
+@pytest.mark.slow
 def test_a_fit_does_not_depend_on_which_other_numbers_are_tried() -> None:
     value, _ = simulated(3)
     alone = fit_training_map(make_cube(value), n_states=3, n_restarts=2)
@@ -125,6 +130,7 @@ def test_copies_are_decoded_but_change_no_fit() -> None:
     assert any("copies" in note for note in copied.notes)
 
 
+@pytest.mark.slow
 def test_decoding_the_fitted_cube_gives_the_states_of_the_fit() -> None:
     value, _ = simulated(3)
     for normalise in ("reference", "causal", "run"):
@@ -132,6 +138,7 @@ def test_decoding_the_fitted_cube_gives_the_states_of_the_fit() -> None:
         xr.testing.assert_identical(fitted.decode(make_cube(value)).drop_vars("role"), fitted.states.drop_vars("role"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["reference", "causal"])
 @pytest.mark.parametrize("end", [1, 2, 17, 45])
 def test_a_prefix_is_read_as_if_the_rest_did_not_exist(normalise: Any, end: int) -> None:
@@ -281,6 +288,7 @@ def test_the_largest_number_tried_being_best_is_told() -> None:
     assert any("the most that were tried" in note for note in fitted.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("held_out", "roles"),
     [
@@ -364,6 +372,7 @@ def test_the_cube_is_left_as_it_was() -> None:
     xr.testing.assert_identical(cube, before)
 
 
+@pytest.mark.slow
 def test_two_maps_of_the_same_truth_agree() -> None:
     value, _ = simulated(4)
     one = fit_training_map(make_cube(value), n_states=4, n_restarts=2, held_out=[0])
@@ -446,6 +455,7 @@ def test_a_model_without_a_reference_run_is_refused() -> None:
         fit_training_map(make_cube(both), n_states=2, reference=[0])
 
 
+@pytest.mark.slow
 def test_the_only_run_of_a_model_cannot_be_held_out_without_a_reference() -> None:
     value, _ = simulated(3)
     both = np.concatenate([value, value + 1], axis=0)

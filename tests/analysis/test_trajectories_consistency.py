@@ -65,6 +65,7 @@ def test_the_null_rotates_the_increments_of_each_run() -> None:
 # --- known truth ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_curves_that_only_rise_correlate_as_they_are_and_not_otherwise() -> None:
     rising = np.random.default_rng(3).exponential(size=(2, 6, N, 20)).cumsum(axis=2)
     found = consistency(make_cube(rising), x="index")["r"].median("metric").sel(across="seeds")
@@ -73,6 +74,7 @@ def test_curves_that_only_rise_correlate_as_they_are_and_not_otherwise() -> None
     assert abs(float(found.sel(kind="increments"))) < 0.05
 
 
+@pytest.mark.slow
 def test_the_correlation_of_curves_with_a_shared_shape_is_its_share() -> None:
     shape = np.sqrt(2) * np.sin(np.arange(N) * 2.1)  # variance 1, and hardly a trend
     found = consistency(shaped(shape, 10, 60), n_draws=1)["r"].mean("metric")
@@ -82,12 +84,14 @@ def test_the_correlation_of_curves_with_a_shared_shape_is_its_share() -> None:
     np.testing.assert_allclose(found.sel(kind="increments"), share, atol=0.04)
 
 
+@pytest.mark.slow
 def test_shared_shapes_are_told_from_chance_and_others_are_not() -> None:
     alike = consistency(shaped(3 * np.sin(X), 5, 5), n_draws=99)
     assert (alike["p"].sel(kind="detrended") <= 0.02).all()
     assert (alike["r"] > alike["null_upper"]).sel(kind="detrended").all()
 
 
+@pytest.mark.slow
 def test_the_peak_comes_later_in_larger_models() -> None:
     step = np.arange(60)
     shapes = [8 * np.exp(-(((step - at) / 8) ** 2)) for at in (10, 20, 40)]
@@ -101,6 +105,7 @@ def test_the_peak_comes_later_in_larger_models() -> None:
     assert int(found["peak_runs"]) == 24
 
 
+@pytest.mark.slow
 def test_models_without_a_peak_have_no_slope_of_it() -> None:
     cube = shaped(3 * X, 5, 2, sd=0.1).assign_coords(n_parameters=("model", [10**6, 10**7]))
     found = consistency(cube)
@@ -111,6 +116,7 @@ def test_models_without_a_peak_have_no_slope_of_it() -> None:
 # --- calibration ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["white", "autoregressive", "walk"])
 def test_unrelated_curves_are_taken_for_alike_no_more_often_than_they_may(made: str) -> None:
     draw = np.random.default_rng(5)
@@ -141,6 +147,7 @@ def test_intervals_cover_the_correlation_of_more_runs(runs: int) -> None:
 # --- algebra and what cannot be said -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scale_and_offset_of_a_run_do_not_matter() -> None:
     cube = shaped(np.sin(X), 4, 2)
     factor = np.array([1.0, 2.0, 0.5, 4.0])[:, None, None]
@@ -156,11 +163,13 @@ def test_the_order_of_the_runs_does_not_matter() -> None:
         np.testing.assert_allclose(one[name], other[name], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_same_rng_gives_the_same_bytes() -> None:
     cube = shaped(np.sin(X), 3, 2)
     xr.testing.assert_identical(consistency(cube), consistency(cube))
 
 
+@pytest.mark.slow
 def test_a_copied_run_counts_once() -> None:
     cube = shaped(np.sin(X), 4, 1)
     copied = xr.concat([cube, cube.isel(seed=[0]).assign_coords(seed=[4])], "seed", join="outer")
@@ -177,6 +186,7 @@ def test_a_single_model_or_seed_has_the_other_half_of_the_table(models: int, run
     assert not np.isnan(found["r"].sel(across=there)).any()
 
 
+@pytest.mark.slow
 def test_runs_that_diverge_are_constant_or_miss_a_step_are_left_out() -> None:
     cube = shaped(np.sin(X), 6, 1)
     value = cube["value"].values.copy()

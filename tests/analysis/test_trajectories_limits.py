@@ -72,6 +72,7 @@ def test_whitening_leaves_white_noise(rho: float) -> None:
 # --- calibration ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.0, 0.5])
 @pytest.mark.parametrize("shape", [EXPONENTIAL, POWER, 1 + 0 * U])
 def test_intervals_cover_the_asymptote(shape: np.ndarray, rho: float) -> None:
@@ -94,6 +95,7 @@ def test_the_nominal_95_percent_cover_91_to_99(n: int, sd: float, form: str, rho
     assert inside.mean() > 0.88  # 91 % less 2.4 standard errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [1 - 0.5 * U, 1 + 0.3 * np.log1p(U / 0.05), 1 - U**2], ids=["line", "logarithm", "speeding up"]
 )
@@ -108,6 +110,7 @@ def test_curves_that_go_on_have_no_asymptote(shape: np.ndarray) -> None:
 # --- the labelled table --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_with_their_own_asymptotes_have_the_mean_of_these() -> None:
     own = np.random.default_rng(3).normal(5, 0.3, (8, 20))
     curves = own[..., None] + noisy(np.exp(-U / 0.1), 160, 0.01, rng=4).reshape(8, 20, -1)
@@ -118,6 +121,7 @@ def test_runs_with_their_own_asymptotes_have_the_mean_of_these() -> None:
     assert int(inside.sum()) >= 17
 
 
+@pytest.mark.slow
 def test_a_curve_that_turns_is_no_decay_until_it_has_turned() -> None:
     shape = np.where(U < 0.4, U / 0.4, 0.5 + 0.5 * np.exp(-(U - 0.4) / 0.1))
     cube = cube_of(noisy(shape, 50, 0.01))
@@ -134,6 +138,7 @@ def test_left_is_what_the_fit_has_still_to_go() -> None:
     np.testing.assert_allclose(found["scale"], 0.2 * 39_000, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_scale_and_offset_change_units_only() -> None:
     cube = cube_of(noisy(POWER, 15, 0.01))
     plain, other = asymptotes(cube), asymptotes(cube.assign(value=2.0**-20 * cube["value"] + 1))
@@ -162,6 +167,7 @@ def test_why_there_is_no_asymptote(value: np.ndarray, reason: str) -> None:
     assert (found["form"] == -1).all()
 
 
+@pytest.mark.slow
 def test_a_gap_and_a_diverged_end_are_passed_over() -> None:
     cube = cube_of(noisy(EXPONENTIAL, 4, 0.005), runs=4)
     value = cube["value"].values.copy()

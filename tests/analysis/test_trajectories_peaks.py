@@ -73,6 +73,7 @@ def test_the_expected_residuals_of_white_noise_are_simulations() -> None:
 # --- known truth ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_clear_peak_is_found_where_it_is() -> None:
     found = peaks(noisy(HUMP, 10, 20, 0.0, sd=0.1))
     true = 1000 * int(np.argmax(HUMP))
@@ -82,6 +83,7 @@ def test_a_clear_peak_is_found_where_it_is() -> None:
     assert (found["n_peaks"] >= 9).all()
 
 
+@pytest.mark.slow
 def test_rise_and_decline_of_a_triangle_are_its_sides() -> None:
     triangle = np.interp(np.arange(N), [0, 3, 15, 27, 30], [0, 0, 12, 6, 6.0])
     found = peaks(noisy(triangle, 10, 50, 0.0, sd=0.05), window=3)
@@ -91,6 +93,7 @@ def test_rise_and_decline_of_a_triangle_are_its_sides() -> None:
     np.testing.assert_allclose(found["height"], 11.5, atol=0.3)
 
 
+@pytest.mark.slow
 def test_the_decline_over_runs_covers_its_truth() -> None:
     triangle = np.interp(np.arange(N), [0, 3, 15, 27, 30], [0, 0, 12, 6, 6.0])
     found = peaks(noisy(triangle, 6, 400, 0.5, sd=0.3), window=3)
@@ -98,6 +101,7 @@ def test_the_decline_over_runs_covers_its_truth() -> None:
     assert 0.9 <= float(inside.mean()) <= 0.98
 
 
+@pytest.mark.slow
 def test_intervals_of_the_step_hold_the_true_one() -> None:
     found = peaks(noisy(HUMP, 10, 200, 0.5, rng=1), n_resamples=199)
     true = 1000 * int(np.argmax(HUMP))
@@ -105,6 +109,7 @@ def test_intervals_of_the_step_hold_the_true_one() -> None:
         assert float(((found[lower] <= true) & (found[upper] >= true)).mean()) >= 0.93
 
 
+@pytest.mark.slow
 def test_a_trough_is_the_peak_of_the_negative() -> None:
     cube = noisy(HUMP, 5, 3, 0.0)
     peak, trough = peaks(cube), peaks(cube.assign(value=-cube["value"]), which="trough")
@@ -127,6 +132,7 @@ def test_noise_and_monotone_curves_have_a_peak_no_more_often_than_they_may(shape
     assert float((found["runs_p"] <= 0.05).mean()) <= 0.08
 
 
+@pytest.mark.slow
 def test_flat_noise_has_few_peaks() -> None:
     found = peaks(noisy(0 * U, 5, 200, 0.5, rng=3), n_resamples=1)
     assert float((found["runs_p"] <= 0.05).mean()) <= 0.1
@@ -153,6 +159,7 @@ def test_the_order_of_the_runs_does_not_matter() -> None:
     np.testing.assert_allclose(one["runs_decline"], other["runs_decline"])
 
 
+@pytest.mark.slow
 def test_the_same_rng_gives_the_same_bytes() -> None:
     cube = noisy(HUMP, 5, 3, 0.3)
     xr.testing.assert_identical(peaks(cube, rng=7), peaks(cube, rng=7))

@@ -27,6 +27,7 @@ def test_the_run_that_goes_wrong_in_the_demo_is_the_most_surprising() -> None:
     assert float(found["p_rank"].sel(seed=7)[0]) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_the_way_backwards_is_known_by_its_path() -> None:
     x = phases(6)
     x[0, 2] = x[0, 2, ::-1]
@@ -46,6 +47,7 @@ def test_a_run_is_judged_by_a_map_it_has_no_part_in() -> None:
     assert float(again["distance"][0, 1].min()) > 10
 
 
+@pytest.mark.slow
 def test_surprise_is_the_likelihood_of_hmmlearn() -> None:
     from hmmlearn.hmm import GaussianHMM
 
@@ -74,6 +76,7 @@ def test_on_equal_runs_each_is_the_most_surprising_as_often_as_the_others() -> N
     assert float(((counts - 6) ** 2 / 6).sum()) < 16.3  # chi-square with 3 degrees of freedom, p = 0.001
 
 
+@pytest.mark.slow
 def test_the_same_rng_gives_the_same_bytes() -> None:
     cube = make_cube(phases(4))
     xr.testing.assert_identical(unlikely_paths(cube, n_restarts=1, rng=5), unlikely_paths(cube, n_restarts=1, rng=5))
@@ -86,6 +89,7 @@ def test_three_runs_are_not_judged() -> None:
     assert (found["state"] == -1).all()
 
 
+@pytest.mark.slow
 def test_copies_are_neither_fitted_nor_judged() -> None:
     x = phases(5)
     found = unlikely_paths(make_cube(np.concatenate([x, x[:, :1]], axis=1)), n_states=3, n_restarts=1)
@@ -93,6 +97,7 @@ def test_copies_are_neither_fitted_nor_judged() -> None:
     assert float(found["smallest_p_rank"][0]) == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_missing_and_infinite_checkpoints_are_passed_over() -> None:
     x = phases(5)
     x[0, 0, 3:6] = np.nan

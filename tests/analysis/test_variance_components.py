@@ -22,6 +22,7 @@ NUMBERS = ("variance", "estimate", "lower", "upper")
 # One call.
 
 
+@pytest.mark.slow
 def test_nano_is_split_into_model_seed_and_items() -> None:
     found = ps.variance_components(ps.load_cube("nano"))
     assert found.attrs["design"] == "nested"
@@ -35,6 +36,7 @@ def test_nano_factorial_is_split_into_initialisation_and_order() -> None:
     assert "one run for each combination" in found.attrs["confounded"]
 
 
+@pytest.mark.slow
 def test_the_result_can_be_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
     found = variance_components(ps.load_cube("nano"))
     found.to_netcdf(tmp_path / "components.nc")
@@ -70,6 +72,7 @@ def test_crossed_components_are_recovered() -> None:
     np.testing.assert_allclose(means, [1.0, 2.25, 0.25], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_factorial_components_are_recovered_with_replicates() -> None:
     cube = factorial_cube(np.random.default_rng(4), (5, 4, 2), 3000, (1.5, 1.0, 0.8))
     found = variance_components(cube)
@@ -276,6 +279,7 @@ def test_nested_intervals_cover(n_seed: int, missing: float) -> None:
     assert all(0.93 <= share <= 0.97 for share in coverage(found, {"model": 1, "seed": 1, "total": 2}).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 def test_crossed_intervals_cover(n_seed: int) -> None:
     rng = np.random.default_rng(40 + n_seed)
@@ -295,6 +299,7 @@ def test_factorial_intervals_cover(n_seed: int, replicates: int) -> None:
     assert all(0.93 <= share <= 0.97 for share in coverage(variance_components(cube), truth).values())
 
 
+@pytest.mark.slow
 def test_crossed_intervals_cover_with_missing_runs() -> None:
     rng = np.random.default_rng(80)
     values = rng.standard_normal((3, 1, 1500)) + rng.standard_normal((1, 5, 1500)) + rng.standard_normal((3, 5, 1500))
@@ -310,6 +315,7 @@ def test_a_zero_model_component_is_rejected_at_the_stated_rate(missing: float) -
     assert 0.04 <= np.mean(of(found, "p", "model") < 0.05) <= 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["initialisation", "order", "interaction"])
 def test_a_zero_factorial_component_is_rejected_at_the_stated_rate(component: str) -> None:
     found = variance_components(factorial_cube(np.random.default_rng(82), (5, 3, 2), CELLS, (0.0, 0.0, 0.0)))
@@ -324,6 +330,7 @@ def test_seeds_that_differ_by_item_noise_alone_are_rejected_at_the_stated_rate()
 # Fractions.
 
 
+@pytest.mark.slow
 def test_fractions_of_the_parts_add_up_to_one() -> None:
     fraction = variance_fractions(variance_components(ps.load_cube("nano")))["fraction"]
     sums = fraction.where(fraction["part"]).sum("component").values

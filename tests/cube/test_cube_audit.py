@@ -47,6 +47,7 @@ def test_an_empty_audit_survives_a_file(cube: xr.Dataset, tmp_path: Path) -> Non
         assert audit_entries(tree) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["größe/模型.json", "a\0b.json", "a\udc80.json", "line\nbreak", "x" * 4000])
 def test_any_path_and_detail_can_be_saved(text: str, cube: xr.Dataset, tmp_path: Path) -> None:
     log = AuditLog()

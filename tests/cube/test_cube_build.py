@@ -109,6 +109,7 @@ def test_the_index_of_the_table_does_not_matter(records: pd.DataFrame) -> None:
     assert build(records.set_index(np.zeros(len(records), dtype=int))).identical(build(records))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     cells=st.dictionaries(
@@ -377,6 +378,7 @@ def test_concatenated_drops_repetitions_and_blanks() -> None:
 # Size
 
 
+@pytest.mark.slow
 def test_a_cube_that_is_too_large_is_refused_before_memory_is_taken() -> None:
     n = 30_000
     frame = pd.DataFrame({"model": "m", "seed": range(n), "step": range(n), "metric": "loss/train/ce", "value": 1.0})

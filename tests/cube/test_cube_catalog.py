@@ -62,6 +62,7 @@ def test_every_bundled_cube_is_what_the_registry_says() -> None:
             assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.size, entry.sha256)
 
 
+@pytest.mark.slow
 def test_every_bundled_cube_is_valid() -> None:
     for name, entry in catalog._registry().items():
         if entry.address.startswith("package:"):
@@ -102,6 +103,7 @@ def test_a_missing_bundled_cube_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 # Names
 
 
+@pytest.mark.slow
 def test_a_tree_by_name_has_the_groups_that_the_cube_alone_lacks() -> None:
     with ps.load_tree("nano") as tree:
         assert {"items", "log", "audit"} <= set(tree.children)
@@ -134,6 +136,7 @@ def test_neither_file_nor_name_is_refused_with_a_suggestion() -> None:
         find_cube("demos")
 
 
+@pytest.mark.slow
 def test_a_tree_is_opened_by_name_or_path(tree: xr.DataTree, tmp_path: Path) -> None:
     ps.save_cube(tree, tmp_path / "cube.nc")
     with open_any(str(tmp_path / "cube.nc")) as back:
@@ -151,6 +154,7 @@ def test_a_released_cube_is_fetched_into_the_cache(released: CatalogEntry, cache
     assert [path.name for path in files_in(cache)] == [f"released-{released.sha256[:12]}.nc"]
 
 
+@pytest.mark.slow
 def test_a_released_cube_is_fetched_once(released: CatalogEntry, server: Server) -> None:
     for _ in range(3):
         ps.load_cube("released").close()

@@ -307,6 +307,7 @@ class TestRefused:
         with pytest.raises(RegistryError, match="neither an address of the web nor"):
             add_cubes(f"{server.address}/r.json")
 
+    @pytest.mark.slow
     @given(
         st.dictionaries(
             st.sampled_from([*LINE, "card", "card_sha256", "other"]),

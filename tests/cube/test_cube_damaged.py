@@ -68,6 +68,7 @@ def test_a_file_that_may_not_be_read_is_refused(cube: xr.Dataset, path: Path, mo
     assert_refused(path, NotACubeError, "Permission denied")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [b"", b"x", b"model,seed,step,metric,value\n", b"\x89HDF\r\n\x1a\n", b"CDF\x01", bytes(10_000), b"PK\x03\x04"],
@@ -77,11 +78,13 @@ def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
     assert_refused(path, NotACubeError, "cannot be opened as netCDF")
 
 
+@pytest.mark.slow
 def test_netcdf_that_is_no_cube_is_refused(path: Path) -> None:
     xr.Dataset({"temperature": ("time", [1.0, 2.0])}).to_netcdf(path)
     assert_refused(path, NotACubeError, "not a cube: it has no attribute polystab_schema")
 
 
+@pytest.mark.slow
 def test_a_netcdf_3_file_is_refused(path: Path) -> None:
     with netCDF4.Dataset(path, "w", format="NETCDF3_CLASSIC") as file:
         file.createDimension("time", 2)
@@ -89,6 +92,7 @@ def test_a_netcdf_3_file_is_refused(path: Path) -> None:
     assert_refused(path, NotACubeError, "no attribute polystab_schema")
 
 
+@pytest.mark.slow
 def test_a_newer_schema_is_refused_with_the_way_out(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with netCDF4.Dataset(path, "a") as file:
@@ -97,6 +101,7 @@ def test_a_newer_schema_is_refused_with_the_way_out(cube: xr.Dataset, path: Path
     assert_refused(path, NewerSchemaError, r"written by polystab 7\.0; .* Upgrade: pip install -U polystab")
 
 
+@pytest.mark.slow
 def test_a_broken_rule_is_listed(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with netCDF4.Dataset(path, "a") as file:
@@ -109,6 +114,7 @@ def test_a_broken_rule_is_listed(cube: xr.Dataset, path: Path) -> None:
     assert [violation.code for violation in validate_file(path)] == ["attribute-value", "duplicate-labels"]
 
 
+@pytest.mark.slow
 def test_validating_a_file_looks_at_the_values(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with netCDF4.Dataset(path, "a") as file:
@@ -117,6 +123,7 @@ def test_validating_a_file_looks_at_the_values(cube: xr.Dataset, path: Path) -> 
     assert [violation.code for violation in validate_file(path)] == ["negative-stderr"]
 
 
+@pytest.mark.slow
 def test_a_group_of_another_kind_is_listed(tree: xr.DataTree, path: Path) -> None:
     ps.save_cube(tree, path)
     with netCDF4.Dataset(path, "a") as file:
@@ -129,6 +136,7 @@ def open_files(path: Path) -> int:
     return sum(os.path.realpath(fd) == str(path) for fd in Path("/proc/self/fd").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files through /proc")
 def test_a_refused_file_is_closed(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
@@ -247,6 +255,7 @@ def test_a_file_with_a_hole_is_refused(tree: xr.DataTree, tmp_path: Path) -> Non
     assert set(look_at(tmp_path).values()) == {"NotACubeError"}
 
 
+@pytest.mark.slow
 def test_a_file_that_another_tool_changed_is_opened(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with netCDF4.Dataset(path, "a") as file:
@@ -255,6 +264,7 @@ def test_a_file_that_another_tool_changed_is_opened(cube: xr.Dataset, path: Path
         assert back.attrs["title"] == "changed by hand"
 
 
+@pytest.mark.slow
 def test_a_file_without_a_checksum_is_opened(cube: xr.Dataset, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SEALED_BYTES", 10)
     ps.save_cube(cube, path)
@@ -263,6 +273,7 @@ def test_a_file_without_a_checksum_is_opened(cube: xr.Dataset, path: Path, monke
         xr.testing.assert_identical(back.load(), cube)
 
 
+@pytest.mark.slow
 def test_damaged_values_of_a_large_file_are_no_numbers(
     one: Callable[..., xr.Dataset], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +291,7 @@ def test_damaged_values_of_a_large_file_are_no_numbers(
         lazy["value"].load()
 
 
+@pytest.mark.slow
 def test_validating_a_file_meets_damaged_values(
     one: Callable[..., xr.Dataset], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

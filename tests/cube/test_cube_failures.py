@@ -210,6 +210,7 @@ def test_a_link_stays_a_link(cube: xr.Dataset, old: Path) -> None:
         assert back.sizes == cube.sizes
 
 
+@pytest.mark.slow
 def test_a_source_that_is_damaged_costs_the_old_file_nothing(cube: xr.Dataset, old: Path, tmp_path: Path) -> None:
     source = tmp_path / "source" / "cube.nc"
     source.parent.mkdir()

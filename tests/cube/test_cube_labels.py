@@ -42,6 +42,7 @@ def test_what_can_be_read_is_written_back_the_same(rest: str) -> None:
     assert str(parts) == text
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8", categories=["Nd", "Ll"]) | st.sampled_from("@/"), max_size=12))
 def test_shots_have_one_spelling(rest: str) -> None:
     text = f"eval/x@{rest}shot/acc"
@@ -124,6 +125,7 @@ def test_models_are_ordered_by_kind_then_size(ordered: list[str]) -> None:
     assert sorted(shuffled, key=model_order) == ordered
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=20), max_size=6))
 def test_any_names_can_be_ordered(names: list[str]) -> None:
     assert sorted(sorted(names, key=model_order, reverse=True), key=model_order) == sorted(names, key=model_order)

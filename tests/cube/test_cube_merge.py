@@ -53,6 +53,7 @@ def test_labels_are_in_the_order_of_every_cube(one: Make, dim: str, labels: list
     assert merged[dim].values.tolist() == labels[::-1]
 
 
+@pytest.mark.slow
 def test_a_merged_cube_is_valid(cube: xr.Dataset, one: Make) -> None:
     assert ps.validate_cube(ps.merge_cubes([cube, one(0.5)])) == []
 
@@ -86,6 +87,7 @@ def test_the_order_of_cubes_does_not_matter_without_conflicts(cube: xr.Dataset, 
     assert all(same_data(other, merged[0]) for other in merged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["latest", "earliest"])
 def test_the_order_of_cubes_does_not_matter_where_dates_decide(one: Make, rule: str) -> None:
     cubes = [one([value, value], seed=[0, k], created=f"202{k}-01-01") for k, value in ((1, 0.1), (2, 0.2), (3, 0.3))]
@@ -265,12 +267,14 @@ def test_entries_of_trees_are_joined_and_repeated_ones_are_not(tree: xr.DataTree
     assert len(audit_entries(merged)) == 4
 
 
+@pytest.mark.slow
 def test_a_merged_tree_can_be_saved(tree: xr.DataTree, one: Make, tmp_path: Path) -> None:
     ps.save_cube(ps.merge_cubes([tree, one(0.5)]), tmp_path / "cube.nc")
     with ps.open_tree(tmp_path / "cube.nc") as back:
         assert len(audit_entries(back)) == 3
 
 
+@pytest.mark.slow
 def test_a_long_list_of_losses_can_be_saved(one: Make, tmp_path: Path) -> None:
     n = 20_000
     merged = ps.merge_cubes([one([0.1] * n, seed=range(n)), one([0.2] * n, seed=range(n))], on_conflict="last")
@@ -407,6 +411,7 @@ def test_created_is_the_latest_of_all(one: Make) -> None:
     assert ps.merge_cubes(cubes).attrs["created"] == NEW
 
 
+@pytest.mark.slow
 def test_merging_gives_the_same_bytes_whenever_it_is_done(one: Make, tmp_path: Path) -> None:
     for name in ("a.nc", "b.nc"):
         ps.save_cube(ps.merge_cubes([one(0.1), one(0.2)], on_conflict="last"), tmp_path / name)
@@ -442,6 +447,7 @@ def test_a_union_that_is_too_large_is_refused(one: Make, monkeypatch: pytest.Mon
         ps.merge_cubes([one(0.5), one(0.5, seed=1, model="n")])
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_suite_are_joined_again() -> None:
     cube = synthetic_cube(n_models=4, n_seeds=10, rng=0)
     pieces = [cube.isel(model=[m], seed=[s]) for m, s in itertools.product(range(4), range(10))]

@@ -65,6 +65,7 @@ def test_integers_of_64_bits_come_back(one: Callable[..., xr.Dataset], path: Pat
     assert reopened(one(0.5, data_seed=2**62 + 1), path)["data_seed"].item() == 2**62 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["größe", "模型🙂", " a b ", "x" * 3000, "a/b\\c", "line\nbreak", "N/A", "nan", "é"])
 def test_any_label_comes_back(one: Callable[..., xr.Dataset], path: Path, label: str) -> None:
     back = reopened(one(0.5, model=label, run_name=label, units=label), path)
@@ -145,6 +146,7 @@ def test_a_file_may_be_open_several_times_and_closed_in_any_order(tree: xr.DataT
 # Labels stay whole
 
 
+@pytest.mark.slow
 def test_labels_are_not_cut_after_another_cube_is_joined(one: Callable[..., xr.Dataset], tmp_path: Path) -> None:
     short, long = one(0.5, model="bli"), one(0.6, model="blimp_anaphor_gender_agreement")
     ps.save_cube(short, tmp_path / "short.nc")
@@ -179,12 +181,14 @@ def test_encoding_left_on_a_cube_has_no_effect(cube: xr.Dataset, tmp_path: Path)
 # Bytes
 
 
+@pytest.mark.slow
 def test_the_same_cube_gives_the_same_bytes(tree: xr.DataTree, tmp_path: Path) -> None:
     ps.save_cube(tree, tmp_path / "a.nc")
     ps.save_cube(tree, tmp_path / "b.nc")
     assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_reopened_cube_gives_the_same_bytes(tree: xr.DataTree, tmp_path: Path) -> None:
     ps.save_cube(tree, tmp_path / "a.nc")
     with ps.open_tree(tmp_path / "a.nc") as back:
@@ -237,6 +241,7 @@ def test_the_file_is_netcdf_4_that_others_read(cube: xr.Dataset, path: Path) -> 
         assert not any(dimension.isunlimited() for dimension in file.dimensions.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["x", "größe 模型🙂"])
 def test_much_text_is_compressed(one: Callable[..., xr.Dataset], path: Path, label: str) -> None:
     n = 5000
@@ -330,6 +335,7 @@ def test_a_home_folder_may_be_written_as_tilde(
 # Over itself
 
 
+@pytest.mark.slow
 def test_a_cube_can_be_saved_over_the_file_it_is_read_from(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with ps.open_cube(path) as lazy:
@@ -338,6 +344,7 @@ def test_a_cube_can_be_saved_over_the_file_it_is_read_from(cube: xr.Dataset, pat
         xr.testing.assert_identical(back.load(), cube.isel(seed=[0]))
 
 
+@pytest.mark.slow
 def test_an_open_cube_keeps_its_values_when_its_file_is_replaced(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with ps.open_cube(path) as lazy:
@@ -347,6 +354,7 @@ def test_an_open_cube_keeps_its_values_when_its_file_is_replaced(cube: xr.Datase
         assert lazy["value"].equals(cube["value"])
 
 
+@pytest.mark.slow
 def test_a_tree_can_be_saved_over_the_file_it_is_read_from(tree: xr.DataTree, path: Path) -> None:
     ps.save_cube(tree, path)
     with ps.open_tree(path) as lazy:

@@ -41,6 +41,7 @@ class TestFiles:
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert names == ["mine-1.0.md", "mine-1.0.nc", "mine-1.0.sha256", "registry.json"]
 
+    @pytest.mark.slow
     def test_the_same_cube_gives_the_same_bytes(self, tree: xr.DataTree, tmp_path: Path) -> None:
         for folder in ("a", "b"):
             released(tree, tmp_path / folder)
@@ -53,6 +54,7 @@ class TestFiles:
         assert lines == [f"{digest(done.cube)}  mine-1.0.nc", f"{digest(done.card)}  mine-1.0.md"]
         assert (done.entry.sha256, done.entry.size) == (digest(done.cube), done.cube.stat().st_size)
 
+    @pytest.mark.slow
     def test_values_and_groups_are_those_of_the_cube(self, tree: xr.DataTree, tmp_path: Path) -> None:
         with ps.open_tree(released(tree, tmp_path).cube) as back:
             xr.testing.assert_equal(back.to_dataset().load(), tree.to_dataset())
@@ -107,6 +109,7 @@ class TestFiles:
             released(cube, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_it_is_loaded_from_a_server_on_this_machine(
         self, tree: xr.DataTree, tmp_path: Path, server: Server
     ) -> None:

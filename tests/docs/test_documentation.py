@@ -77,6 +77,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 def test_every_link_leads_somewhere(generated: dict[str, str]) -> None:
     texts = {name_of(page): page.read_text(encoding="utf-8") for page in PAGES} | generated
     broken = []

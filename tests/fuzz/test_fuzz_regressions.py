@@ -99,6 +99,7 @@ class TestRunTables:
         run = read_runs(tmp_path / "runs.csv", find_steps=False).runs[0]
         assert run.place(3) == str(tmp_path.resolve() / "~nobody-of-this-name" / "step3")
 
+    @pytest.mark.slow
     def test_many_long_ranges_of_steps_are_refused(self, tmp_path: Path) -> None:
         ranges = " ".join(f"{i}000000:{i}999999" for i in range(300))
         (tmp_path / "runs.csv").write_text(f"model,seed,location,steps\nt,0,x/step{{step}},{ranges}\n")
@@ -197,6 +198,7 @@ class TestBombs:
         with pytest.raises(RefusedFileError, match="values; write it as JSON lines"):
             read_tabular(tmp_path / "log.json")
 
+    @pytest.mark.slow
     def test_labels_of_a_thousand_million_cells_are_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "cube.nc"
         with netCDF4.Dataset(path, "w") as file:
@@ -218,9 +220,11 @@ class TestNetcdf:
         path.write_bytes(path.read_bytes()[: -len(store.SEAL % 0)])
         return path
 
+    @pytest.mark.slow
     def test_a_sound_file_without_a_checksum_opens(self, unsealed: Path) -> None:
         ps.open_cube(unsealed).close()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("look", "message"),
         [

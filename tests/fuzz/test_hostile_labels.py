@@ -41,6 +41,7 @@ def test_a_unit_stays_in_its_folder(tmp_path: Path, label: str) -> None:
     assert len(place.relative_to(tmp_path.resolve()).parts) == 5
 
 
+@pytest.mark.slow
 @given(st.lists(labels, max_size=5))
 def test_names_of_files_are_plain_and_distinct(given_labels: list[str]) -> None:
     names = file_names(given_labels)

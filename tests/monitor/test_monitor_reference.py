@@ -26,6 +26,7 @@ def test_a_cube_without_a_log_is_enough() -> None:
     assert (reference.runs, reference.last_step, list(reference.curves)) == ([0, 1, 2, 3], 50, [LOSS])
 
 
+@pytest.mark.slow
 def test_a_cube_goes_by_name() -> None:
     assert Reference("nano", model="nano-96k").runs == list(range(10))
 

@@ -38,6 +38,7 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for ax in figure.axes for text in ax.findobj(match=lambda a: hasattr(a, "get_text"))]
 
 
+@pytest.mark.slow
 def test_every_seed_of_a_shared_change_is_a_dot_at_its_own_step(shared: xr.Dataset) -> None:
     metric = str(shared["metric"].values[0])
     figure = plots.change_points(shared, metrics=[metric])

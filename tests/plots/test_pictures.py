@@ -69,6 +69,7 @@ def test_a_single_run_has_a_line_and_no_band(cube: xr.Dataset, metric: str) -> N
     assert ax.get_legend().get_title().get_text() == "single runs"
 
 
+@pytest.mark.slow
 def test_of_many_models_ten_are_drawn_and_the_legend_says_so() -> None:
     many = polystab.testing.variance_cube(n_models=13, n_seeds=3, rng=0)
     name = str(many["metric"].values[0])
@@ -209,6 +210,7 @@ def test_shares_of_an_unknown_metric_are_refused(cube: xr.Dataset, metric: str) 
         plots.variance_shares(cube, metric=metric + "x")
 
 
+@pytest.mark.slow
 def test_every_component_has_a_label_and_a_colour() -> None:
     from polystab.analysis import variance_components
     from polystab.plots.describe import PARTS
@@ -221,6 +223,7 @@ def test_every_component_has_a_label_and_a_colour() -> None:
                 assert PARTS[str(part)].ink in colours
 
 
+@pytest.mark.slow
 def test_alternatives_say_what_the_picture_shows(cube: xr.Dataset, metric: str) -> None:
     band = seed_band(cube)
     said = plots.describe_curves(band, metric=metric)
@@ -250,6 +253,7 @@ def test_colours_have_enough_contrast_on_both_pages(n: int) -> None:
         assert contrast(ink.dark, "#14171b") >= 3, ink
 
 
+@pytest.mark.slow
 def test_svg_is_small_text_with_alternatives_and_page_colours(cube: xr.Dataset, metric: str) -> None:
     inks = model_inks(3)
     svg = plots.to_svg(
@@ -273,6 +277,7 @@ def test_svg_is_small_text_with_alternatives_and_page_colours(cube: xr.Dataset, 
     assert set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", svg)) <= set(ids)
 
 
+@pytest.mark.slow
 def test_svg_is_the_same_every_time_and_under_any_settings(cube: xr.Dataset, metric: str) -> None:
     import matplotlib as mpl
 
@@ -292,6 +297,7 @@ def test_names_with_markup_stay_text_in_svg() -> None:
     assert "<script" not in svg
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_a_figure_without_pyplot(cube: xr.Dataset, metric: str) -> None:
     assert plots.curves(cube, metric=metric)._repr_png_().startswith(b"\x89PNG")
 

@@ -52,6 +52,7 @@ def frames(path: Path) -> list[np.ndarray]:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", ["spectrum", *(pytest.param(what, marks=pytest.mark.slow) for what in ("histogram", "qq", "embedding"))]
 )

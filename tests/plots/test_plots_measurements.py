@@ -161,6 +161,7 @@ def test_a_picture_of_a_model_that_is_not_there_is_refused(given: str, request: 
         DRAW[given](request.getfixturevalue(given), **wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", DRAW)
 def test_a_picture_of_one_seed_is_drawn(given: str, request: pytest.FixtureRequest) -> None:
     data = request.getfixturevalue(given)
@@ -185,6 +186,7 @@ def test_names_stay_text_in_svg(dimensions: xr.Dataset) -> None:
     assert "&lt;m&gt;&amp;$x$" in svg
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_svg(embedding: xr.Dataset) -> None:
     first, second = (
         plots.to_svg(plots.embedding_similarity(embedding), title="t", description="d", prefix="x") for _ in range(2)
@@ -366,6 +368,7 @@ def test_the_map_counts_every_item_once_by_its_kind(items: xr.Dataset) -> None:
 # --- single runs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_beyond_the_threshold_are_named(off: xr.Dataset) -> None:
     figure = plots.run_scores(off, metric="loss/0/ce")
     assert {"seed 2", "seed 5"} <= set(named_lines(figure))
@@ -373,11 +376,13 @@ def test_runs_beyond_the_threshold_are_named(off: xr.Dataset) -> None:
     np.testing.assert_allclose(named_lines(figure)["seed 2"], score)
 
 
+@pytest.mark.slow
 def test_the_threshold_is_drawn_on_both_sides(off: xr.Dataset) -> None:
     lines = plots.run_scores(off, metric="loss/0/ce").axes[0].lines
     assert [line.get_ydata()[0] for line in lines if list(line.get_xdata()) == [0, 1]] == [-3.5, 3.5]
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_a_triangle_at_the_edge_in_its_colour(off: xr.Dataset) -> None:
     ax = plots.run_scores(off, metric="loss/0/ce", runs=[5]).axes[0]
     (triangle,) = [line for line in ax.lines if line.get_marker() == "^"]
@@ -393,6 +398,7 @@ def test_quiet_runs_are_not_named(off: xr.Dataset) -> None:
     assert plots.describe_picture(figure).endswith("No run is beyond it.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "said"), [([9], "no seed 9"), (range(6), "up to 5")])
 def test_runs_that_cannot_be_named_are_refused(off: xr.Dataset, runs: list[int], said: str) -> None:
     with pytest.raises(SelectionError, match=said):

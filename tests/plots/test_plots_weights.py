@@ -142,6 +142,7 @@ def test_unknown_statistics_are_refused_with_what_there_is(cube: xr.Dataset, wro
         plots.statistics(cube, **wrong)
 
 
+@pytest.mark.slow
 def test_layer_curves_draw_the_median_of_every_layer(cube: xr.Dataset) -> None:
     found = named_lines(plots.layer_curves(cube, measure="l2", part="attention.dense"))
     assert list(found) == ["layer 0", "layer 1", "layer 2"]
@@ -433,6 +434,7 @@ def test_steps_have_other_colours_than_models(tree: xr.DataTree) -> None:
     assert not {ink.light for ink in state_inks(3)} & {ink.light for ink in model_inks(3)}
 
 
+@pytest.mark.slow
 def test_real_weights_are_drawn() -> None:
     nano = ps.load_cube("nano")
     figure = plots.statistics(nano, measure="t_nu", parts=["mlp.dense_h_to_4h"])

@@ -49,6 +49,7 @@ def section(summary: dict, name: str) -> str:
     return repr(found)
 
 
+@pytest.mark.slow
 def test_findings_are_those_of_the_audit(summary: dict, odd: xr.Dataset) -> None:
     found = audit_cube(odd)
     assert [row["evidence"] for row in summary["findings"]["rows"]] == found["evidence"].values.tolist()
@@ -62,6 +63,7 @@ def test_a_finding_stands_in_the_audit_with_what_to_do(summary: dict) -> None:
     assert row["advice"] in said
 
 
+@pytest.mark.slow
 def test_verdicts_are_those_of_outlier_runs(summary: dict, odd: xr.Dataset) -> None:
     found = outlier_runs(odd, draws=DRAWS, rng=RNG).isel(model=0)
     rows = summary["verdicts"]["rows"]
@@ -75,22 +77,26 @@ def test_an_outlier_run_is_among_the_first_things_said(summary: dict) -> None:
     assert (said["level"], said["section"]) == ("bad", "outliers")
 
 
+@pytest.mark.slow
 def test_a_judged_model_without_outlier_says_so_and_names_no_run() -> None:
     summary = summarise(polystab.testing.synthetic_cube(n_models=1, n_seeds=6, rng=1))
     said = [item["text"] for item in summary["takeaways"] if item["section"] == "outliers"]
     assert said == ["None of 6 runs that could be judged is an outlier among its siblings."]
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_judged_say_why() -> None:
     cube = polystab.testing.synthetic_cube(n_models=1, n_seeds=3, rng=1)
     assert "There is no verdict on runs: that takes 4 runs" in section(summarise(cube), "outliers")
 
 
+@pytest.mark.slow
 def test_a_clean_cube_has_no_findings_and_says_what_was_looked_for(plain_summary: dict) -> None:
     assert plain_summary["findings"]["rows"] == []
     assert "found nothing: no copies" in section(plain_summary, "audit")
 
 
+@pytest.mark.slow
 def test_what_was_said_on_reading_is_not_said_twice() -> None:
     summary = summarise(spoiled_tree())
     kinds = {kind["kind"] for kind in summary["findings"]["kinds"]}
@@ -185,6 +191,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "code"), [([], 0), (["--fail-on", "outliers"], 0), (["--fail-on", "audit"], 1)])
 def test_the_command_fails_on_what_it_is_asked_to(small: Path, tmp_path: Path, options: list[str], code: int) -> None:
     page = tmp_path / "page.md"
@@ -193,6 +200,7 @@ def test_the_command_fails_on_what_it_is_asked_to(small: Path, tmp_path: Path, o
     assert page.exists()
 
 
+@pytest.mark.slow
 def test_the_command_takes_sections_and_metrics(small: Path) -> None:
     result = CliRunner().invoke(
         main, ["report", str(small), "--format", "md", "--sections", "contents, final", "--title", "Mine"]
@@ -210,6 +218,7 @@ def test_the_command_refuses_an_unknown_section_before_the_work(small: Path) -> 
     assert "'contents'" in result.output
 
 
+@pytest.mark.slow
 def test_json_carries_infinite_scores_as_null(odd: xr.Dataset) -> None:
     cube = odd.copy(deep=True)
     cube["value"][0, 6, -2:] = np.inf
@@ -218,6 +227,7 @@ def test_json_carries_infinite_scores_as_null(odd: xr.Dataset) -> None:
     assert rows[0]["p_value"] is None
 
 
+@pytest.mark.slow
 def test_findings_for_information_are_folded_away() -> None:
     cube = polystab.testing.synthetic_cube(n_models=1, n_seeds=4, rng=2).drop_vars(
         ["weight_seed", "data_seed"], errors="ignore"

@@ -49,6 +49,7 @@ def found(tree: xr.DataTree) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_agreement_rows_are_the_numbers_of_agreement_at_the_last_step(found: dict, tree: xr.DataTree) -> None:
     last = ps.agreement(tree).isel(step=-1).sel(statistic="all_pairs")
     for row in found["agreement"]["rows"]:

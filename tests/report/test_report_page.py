@@ -105,6 +105,7 @@ def test_the_page_is_self_contained_and_runs_nothing(html: str) -> None:
     assert "@import" not in html
 
 
+@pytest.mark.slow
 def test_every_anchor_leads_somewhere_and_identifiers_are_unique(html: str) -> None:
     page = Page(html)
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
@@ -167,6 +168,7 @@ def test_markup_in_names_stays_text(hostile: xr.DataTree, format: str) -> None:
     assert "\x07" not in text
 
 
+@pytest.mark.slow
 def test_hostile_names_survive_in_json(hostile: xr.DataTree) -> None:
     summary = json.loads(report(hostile, format="json"))
     assert summary["contents"]["models"][0]["model"] == str(hostile["model"].values[0])
@@ -213,6 +215,7 @@ def test_missing_files_and_folders_are_no_reports(tmp_path: Path) -> None:
     assert not is_report(tmp_path / "none.html")
 
 
+@pytest.mark.slow
 def test_the_format_is_taken_from_the_argument_before_the_ending(single: xr.Dataset, tmp_path: Path) -> None:
     path = report(single, tmp_path / "page.txt", format="md")
     assert path.read_text(encoding="utf-8").startswith("<!-- polystab report")
@@ -226,6 +229,7 @@ def test_an_ending_that_says_nothing_and_an_unknown_format_are_refused(single: x
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_old_file_survives_a_refused_overwrite(single: xr.Dataset, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("mine")
@@ -235,6 +239,7 @@ def test_an_old_file_survives_a_refused_overwrite(single: xr.Dataset, tmp_path: 
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.slow
 def test_the_title_can_be_chosen(single: xr.Dataset) -> None:
     assert "<h1>Mine &amp; yours</h1>" in report(single, title="Mine & yours")
 
@@ -246,6 +251,7 @@ def test_what_is_no_cube_is_refused(cube: xr.Dataset) -> None:
         report(cube.drop_vars("family"))
 
 
+@pytest.mark.slow
 def test_the_subpackage_is_the_public_function(single: xr.Dataset) -> None:
     assert polystab.report(single, format="md") == report(single, format="md")
     assert ps.report(single, format="md") == report(single, format="md")
@@ -254,6 +260,7 @@ def test_the_subpackage_is_the_public_function(single: xr.Dataset) -> None:
     assert page.report is report
 
 
+@pytest.mark.slow
 def test_a_cube_on_disk_is_read_and_left_open(single: xr.Dataset, tmp_path: Path) -> None:
     ps.save_cube(single, tmp_path / "cube.nc")
     with ps.open_cube(tmp_path / "cube.nc") as lazy:
@@ -296,6 +303,7 @@ def test_a_large_cube_gives_a_page_that_can_be_sent(tmp_path: Path) -> None:
     assert "10 of 40 models are drawn" in text
 
 
+@pytest.mark.slow
 def test_many_refused_files_are_capped_and_counted(single: xr.Dataset) -> None:
     from polystab.cube.audit import AuditLog
 

@@ -43,6 +43,7 @@ def test_takeaways_alone_are_those_of_the_whole_page(summary: dict) -> None:
     assert summarise(spoiled_tree(), sections=["takeaways"])["takeaways"] == summary["takeaways"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["html", "md", "json"])
 def test_what_no_section_asks_for_is_not_computed(
     small: xr.Dataset, monkeypatch: pytest.MonkeyPatch, format_: str
@@ -55,6 +56,7 @@ def test_what_no_section_asks_for_is_not_computed(
     assert report(small, format=format_, sections=["contents", "curves", "final", "methods"])  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_json_of_some_sections_has_their_parts_only(small: xr.Dataset) -> None:
     found = json.loads(report(small, format="json", sections=["outliers"]))
     assert list(found) == ["polystab_report", "title", "source", "contents", "verdicts", "outliers", "methods"]

@@ -47,6 +47,7 @@ def test_the_first_key_is_the_mark(summary: dict) -> None:
     assert next(iter(summary)) == "polystab_report"
 
 
+@pytest.mark.slow
 def test_final_rows_are_the_numbers_of_seed_spread(summary: dict, tree: xr.DataTree) -> None:
     spread = seed_spread(tree)
     assert len(summary["final"]["rows"]) == spread.sizes["model"] * spread.sizes["metric"]
@@ -64,6 +65,7 @@ def test_curves_are_the_numbers_of_seed_band(summary: dict, tree: xr.DataTree) -
             assert line["median"] == median.values.tolist()
 
 
+@pytest.mark.slow
 def test_outlier_rows_are_the_numbers_of_outlier_scores(summary: dict, tree: xr.DataTree) -> None:
     scores = outlier_scores(tree)
     for run in summary["outliers"]["runs"]:
@@ -126,6 +128,7 @@ def test_glitches_that_seeds_share_stand_in_one_row() -> None:
     assert {"step": int(cube["step"][20]), "seeds": [0, 1]}.items() <= found[0].items()
 
 
+@pytest.mark.slow
 def test_a_cube_of_one_step_has_no_phases_and_says_so(single: xr.Dataset) -> None:
     summary = summarise(single.isel(step=[0]))
     (section,) = (section for section in sections(summary) if section.name == "phases")
@@ -133,6 +136,7 @@ def test_a_cube_of_one_step_has_no_phases_and_says_so(single: xr.Dataset) -> Non
     assert "training map" in section.blocks[1].parts[0]
 
 
+@pytest.mark.slow
 def test_too_few_checkpoints_for_a_map_are_said_with_the_count(single: xr.Dataset) -> None:
     reason = summarise(single.isel(model=[0], step=[0, 1]))["phases"]["map"]["reason"]
     assert "2 checkpoints" in reason
@@ -172,6 +176,7 @@ def test_a_copied_run_is_listed_with_its_original(summary: dict) -> None:
     assert (copy["seed"], copy["of"]) == (3, 1)
 
 
+@pytest.mark.slow
 def test_single_runs_get_no_seed_statistic_and_the_command_that_helps(single: xr.Dataset) -> None:
     summary = summarise(single)
     assert any(item["text"].startswith("No seed statistic can be given") for item in summary["takeaways"])
@@ -181,16 +186,19 @@ def test_single_runs_get_no_seed_statistic_and_the_command_that_helps(single: xr
     assert "Seed SD |" not in page
 
 
+@pytest.mark.slow
 def test_a_cube_without_an_audit_says_how_to_get_one(single: xr.Dataset) -> None:
     assert summarise(single)["audit"] is None
     assert "`polystab read lm-eval RESULTS -o cube.nc`" in ps.report(single, format="md")
 
 
+@pytest.mark.slow
 def test_a_cube_of_one_step_has_no_curves_and_says_so(single: xr.Dataset) -> None:
     page = ps.report(single.isel(step=[-1]), format="md")
     assert "no metric was measured at two steps or more" in page
 
 
+@pytest.mark.slow
 def test_an_empty_cube_has_a_report() -> None:
     frame = pd.DataFrame({"model": ["a"], "seed": 0, "step": 1, "metric": "eval/a/acc", "value": np.nan})
     summary = summarise(ps.cube_from_records(frame))
@@ -242,11 +250,13 @@ def phases_text(cube: xr.Dataset) -> str:
     return repr(section)
 
 
+@pytest.mark.slow
 def test_a_single_seed_is_not_said_to_share_no_change() -> None:
     said = phases_text(polystab.testing.phase_cube(n_seeds=1, n_metrics=1, rng=0))
     assert "Whether seeds share a change takes two runs" in said
 
 
+@pytest.mark.slow
 def test_constant_curves_are_not_called_too_short() -> None:
     cube = polystab.testing.phase_cube(n_seeds=2, n_metrics=1, rng=0)
     said = phases_text(cube.assign(value=cube["value"] * 0 + 3.25))
@@ -258,6 +268,7 @@ def test_false_alarms_expected_of_few_curves_are_not_rounded_to_none() -> None:
     assert "about 0.15." in phases_text(polystab.testing.phase_cube(n_seeds=3, n_metrics=1, changes=[], rng=0))
 
 
+@pytest.mark.slow
 def test_a_share_whose_interval_has_no_width_is_given_none() -> None:
     summary = summarise(polystab.testing.variance_cube(n_steps=1, rng=0))
     for row in summary["variance"]["rows"]:

@@ -104,6 +104,7 @@ def test_only_an_interval_without_zero_makes_it_better_or_worse(
     assert said in told(gain, low, high)
 
 
+@pytest.mark.slow
 def test_few_runs_that_went_wrong_are_said_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warned, "MIN_EACH", 28)
     found = warn(edge(), rng=0)
@@ -112,6 +113,7 @@ def test_few_runs_that_went_wrong_are_said_instead(monkeypatch: pytest.MonkeyPat
     assert "of 72 runs only 27 went wrong, and it takes 28 of either kind" in said
 
 
+@pytest.mark.slow
 def test_one_seed_cannot_be_held_out_and_the_section_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warned, "MIN_EACH", 1)
     found = warn(edge().isel(seed=[0]), rng=0)

@@ -94,6 +94,7 @@ class TestResidualStream:
         for ours, theirs in zip(seen.stream[:-1], states[:-1], strict=True):
             np.testing.assert_allclose(ours, theirs.reshape(-1, 16).numpy(), rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.slow
     def test_last_block_is_taken_before_the_final_norm(self) -> None:
         model = tiny_model().eval()
         seen = record(model, TOKENS, batch_size=6, gradients=False)
@@ -102,6 +103,7 @@ class TestResidualStream:
             normed = model.gpt_neox.final_layer_norm(torch.from_numpy(seen.stream[-1]))
         np.testing.assert_allclose(normed.numpy(), last.reshape(-1, 16).numpy(), atol=1e-5)
 
+    @pytest.mark.slow
     def test_a_planted_outlier_dimension_is_found_in_every_block(self, table: str) -> None:
         model = tiny_model().eval()
         with torch.no_grad():
@@ -154,6 +156,7 @@ class TestAttentionLogits:
             found.append(best)
         return found
 
+    @pytest.mark.slow
     def test_are_those_computed_pair_by_pair(self) -> None:
         model = tiny_model().eval()
         with larger_weights(model, 12):
@@ -271,6 +274,7 @@ class TestGradients:
         assert "no-head" in [reason for reason, _ in found.notes]
         assert {metric.split("/")[0] for metric in found.values} == {"activation"}
 
+    @pytest.mark.slow
     def test_frozen_parameters_have_them_too(self, table: str) -> None:
         model = tiny_model()
         model.requires_grad_(False)
@@ -278,6 +282,7 @@ class TestGradients:
 
 
 class TestTheModelIsLeftAsItWas:
+    @pytest.mark.slow
     def test_no_hook_stays(self, table: str) -> None:
         model = tiny_model()
         measured(model, table)
@@ -289,6 +294,7 @@ class TestTheModelIsLeftAsItWas:
             record(model, np.array([[99, 1]]), batch_size=1, gradients=True)
         assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
+    @pytest.mark.slow
     def test_attention_is_looked_up_as_before(self, table: str) -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -345,6 +351,7 @@ class TestBrokenModels:
         with pytest.raises(ActivationError, match="Linear is no language model"):
             measured(torch.nn.Linear(2, 2), table)
 
+    @pytest.mark.slow
     def test_half_precision_is_measured(self, table: str) -> None:
         exact, half = (measured(model, table).values for model in (tiny_model(), tiny_model().to(torch.bfloat16)))
         assert half["activation/layers.0.residual/rms"] == pytest.approx(

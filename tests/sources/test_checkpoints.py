@@ -80,6 +80,7 @@ def as_pickle(folder: Path, name: str = "pytorch_model.bin", **saving: object) -
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_model_is_the_one_that_was_saved(folder):
     batch = torch.tensor([[2, 3, 6, 7]])
     with opened(folder) as checkpoint, torch.no_grad():

@@ -292,6 +292,7 @@ class TestMeasurers:
         assert list(at_4.details) == [measurer.name]
         assert at_4.values == at_8.values
 
+    @pytest.mark.slow
     def test_filled_cube_is_valid(self, tmp_path: Path) -> None:
         for seed in (0, 1):
             save_checkpoint(tmp_path / f"seed{seed}" / "step8", seed)

@@ -364,6 +364,7 @@ class TestLabels:
 class TestBadInput:
     """One bad file never spoils the rest: it is listed with its reason."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
@@ -560,6 +561,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestTrees:
+    @pytest.mark.slow
     def test_exactly_the_mislabelled_files_of_the_released_layout_are_refused(self, released: Path) -> None:
         facts = audit_facts(ps.read_lm_eval(released))
         assert {entry["reason"] for entry in facts["refused"]} == {"label-mismatch"}
@@ -572,6 +574,7 @@ class TestTrees:
         assert len(wrong) == 2 * 3
         assert facts["files"] == sum(1 for _ in released.rglob("*.json"))
 
+    @pytest.mark.slow
     def test_every_value_is_the_one_that_json_load_finds(self, released: Path) -> None:
         """Oracle: the plain standard library, on every file."""
         cube = ps.read_lm_eval(released).to_dataset()
@@ -591,6 +594,7 @@ class TestTrees:
                         seen += 1
         assert seen == int(cube["value"].notnull().sum())
 
+    @pytest.mark.slow
     def test_other_processes_give_the_identical_tree(self, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         alone = ps.read_lm_eval(released)
         monkeypatch.setattr(eval_parts, "ENOUGH_FILES", 20)
@@ -679,6 +683,7 @@ class TestTrees:
 class TestRealInput:
     """The evaluations published with Pythia, and those of the training maps."""
 
+    @pytest.mark.slow
     def test_pythia_evals_are_complete(self, shared_data: Path) -> None:
         tree = ps.read_lm_eval(shared_data / "pythia-evals")
         facts = audit_facts(tree)
@@ -740,6 +745,7 @@ def outcome(reader: EvalReader, content: bytes) -> str:
         return refusal.reason
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     cut=st.tuples(st.integers(0, 900), st.integers(0, 60)),

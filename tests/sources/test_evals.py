@@ -107,6 +107,7 @@ class TestAgainstTheHarness:
         cube = ps.read_lm_eval(harness_tree)
         assert sorted(every.values) == sorted(cube["metric"].values.tolist())
 
+    @pytest.mark.slow
     def test_values_are_those_of_a_results_file(self, every: Measurement, harness_tree: Path) -> None:
         cube = ps.read_lm_eval(harness_tree).to_dataset().sel(model="tiny", seed=3, step=STEP)
         assert every.values == {metric: cube["value"].sel(metric=metric).item() for metric in every.values}
@@ -187,6 +188,7 @@ class TestDeterminism:
         assert again.values == every.values
         assert again.details["items"].identical(every.details["items"])
 
+    @pytest.mark.slow
     def test_earlier_checkpoints_change_nothing(self, tasks: Path, every: Measurement) -> None:
         evals = Evals(ALL_TASKS, [str(tasks)])
         other = evals.measure(checkpoint(tiny_model(1)))
@@ -215,6 +217,7 @@ class TestDeterminism:
             evals.measure(checkpoint(model))
         assert calls.count(1) == calls.count(0) > 1
 
+    @pytest.mark.slow
     def test_another_tokenizer_is_not_given_the_tokens_of_the_first(self, tasks: Path) -> None:
         first = measured(tasks, "toy_mixed")
         from tokenizers import Tokenizer
@@ -231,6 +234,7 @@ class TestDeterminism:
         second = Evals(["toy_mixed"], [str(tasks)]).measure(checkpoint(tokenizer=other))
         assert not first.details["items"]["margin"].equals(second.details["items"]["margin"])
 
+    @pytest.mark.slow
     def test_a_task_file_that_changes_is_read_again(self, tmp_path: Path) -> None:
         folder = write_tasks(tmp_path)
         measured(folder, "toy_pairs")
@@ -244,6 +248,7 @@ class TestDeterminism:
 
 
 class TestQuiet:
+    @pytest.mark.slow
     def test_nothing_is_printed_or_warned(self, tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
         measured(tasks, *ALL_TASKS, num_fewshot=1)
         assert capfd.readouterr() == ("", "")
@@ -269,6 +274,7 @@ class TestQuiet:
         Evals(["toy_write"], [str(tasks)]).measure(checkpoint(tokenizer=tokenizer))
         assert tokenizer.pad_token is None
 
+    @pytest.mark.slow
     def test_random_states_do_not_change_the_numbers(self, tasks: Path, every: Measurement) -> None:
         random.seed(1)
         torch.manual_seed(99)
@@ -352,6 +358,7 @@ class TestBadInput:
 
 
 class TestBadModels:
+    @pytest.mark.slow
     def test_context_shorter_than_items_is_noted(self, tasks: Path) -> None:
         found = measured(tasks, "toy_pairs", "toy_write", model=tiny_model(context=8))
         noted = [detail for kind, detail in found.notes if kind == "truncated"]
@@ -368,6 +375,7 @@ class TestBadModels:
         evals = Evals(["toy_pairs"], [str(tasks)])
         assert reason(lambda: evals.measure(checkpoint(tokenizer=tiny_tokenizer(eos_token=None)))) == "no-text-end"
 
+    @pytest.mark.slow
     def test_outputs_that_overflow(self, tasks: Path) -> None:
         model = tiny_model()
         with torch.no_grad():
@@ -375,6 +383,7 @@ class TestBadModels:
             model.get_output_embeddings().weight.fill_(1e30)
         assert reason(lambda: measured(tasks, "toy_pairs", model=model)) == "non-finite-output"
 
+    @pytest.mark.slow
     def test_a_failure_does_not_spoil_the_next_checkpoint(self, tasks: Path, every: Measurement) -> None:
         model = tiny_model()
         model.forward = None

@@ -426,6 +426,7 @@ class TestCommand:
         write_runs(runs, tmp_path / "runs.csv")
         return tmp_path / "runs.csv"
 
+    @pytest.mark.slow
     def test_it_measures_and_merges(self, table: Path, out: Path, tmp_path: Path) -> None:
         result = run("fill", "toy", "--runs", table, "-o", out, "--merge", tmp_path / "x.nc", "-O", "toy.items=3")
         assert result.exit_code == 0, result.output

@@ -167,6 +167,7 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         subspace_angles(np.ones((5, 2)), np.ones((6, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "q", "d"), [(1, 1, 2), (2, 3, 8), (9, 9, 64)])
 def test_random_angles_are_the_mean_over_random_pairs(p: int, q: int, d: int) -> None:
     rng = np.random.default_rng(4)

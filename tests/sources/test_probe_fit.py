@@ -121,6 +121,7 @@ def test_layers_in_another_order_give_the_same_in_that_order() -> None:
     np.testing.assert_allclose(fitted(swapped).codelength, fitted(given).codelength[::-1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_rows_without_a_label_hold_does_not_matter() -> None:
     given = problem()
     only = {**given, "labels": given["labels"][1:], "dev_labels": given["dev_labels"][1:]}
@@ -196,6 +197,7 @@ def test_states_too_large_to_train_on_have_no_codelength_and_spoil_no_other_laye
     np.testing.assert_allclose(found.codelength[0], fitted(given).codelength[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_classes_that_a_task_lacks_have_no_weights() -> None:
     found = fitted(problem())
     assert np.isnan(found.weights[:, 1, 2]).all()
@@ -210,6 +212,7 @@ def test_the_kl_of_a_weight_is_that_of_two_normal_distributions() -> None:
     np.testing.assert_allclose(normal_kl(mean, log_variance), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_ratio", [-6.0, -3.0, -1.0, 0.0, 1.0, 3.0])
 def test_the_kl_of_a_scale_is_the_integral_it_approximates(log_ratio: float) -> None:
     # KL = -log(a) / 2 + E log|e| + const for e ~ N(1, a), with the constant that makes it 0 as a grows.

@@ -91,6 +91,7 @@ def test_every_task_and_layer_has_its_measures(quick: Measurement) -> None:
     assert np.isfinite(list(quick.values.values())).all()
 
 
+@pytest.mark.slow
 def test_chance_of_a_codelength_is_the_uniform_code(quick: Measurement) -> None:
     said = quick.metrics["probe/nano.pos/codelength@layer1"]
     assert said["chance"] == pytest.approx(2048 * np.log(10))
@@ -104,6 +105,7 @@ def test_the_same_checkpoint_gives_the_same_numbers(quick: Measurement) -> None:
     assert again.details["probes"].identical(quick.details["probes"])
 
 
+@pytest.mark.slow
 def test_a_task_gives_the_same_without_the_others(quick: Measurement) -> None:
     alone = measured(Probes("nano", tasks=["nano.number"], **QUICK))
     for metric, value in alone.values.items():
@@ -227,6 +229,7 @@ def test_filling_gives_a_cube_with_the_family_probe(tree: Any) -> None:
     assert np.isfinite(cube["value"].sel(model="wide").values).all()
 
 
+@pytest.mark.slow
 def test_a_filled_cube_is_saved_and_read_with_its_probes(tree: Any, tmp_path: Path) -> None:
     ps.save_cube(tree, tmp_path / "p.nc")
     again = ps.open_tree(tmp_path / "p.nc")

@@ -233,6 +233,7 @@ def test_catalogs_survive_a_round_trip(tmp_path):
         assert read_runs(tmp_path / f"{name}.csv") == catalog(name)
 
 
+@pytest.mark.slow
 @given(st.sets(st.integers(0, 500), max_size=60))
 def test_steps_survive_being_text(steps):
     assert parse_steps(steps_text(sorted(steps))) == tuple(sorted(steps))

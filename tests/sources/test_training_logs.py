@@ -378,6 +378,7 @@ def test_labels_become_seeds(labels, seeds, named):
     assert number_runs(labels) == (seeds, named)
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=6), unique=True, min_size=1, max_size=12))
 def test_numbering_gives_every_run_a_seed_of_its_own_in_any_order(labels):
     seeds, _ = number_runs(labels)

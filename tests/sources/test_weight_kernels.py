@@ -120,6 +120,7 @@ def test_mean_variance_and_largest_singular_value_are_good_to_a_hundred_thousand
     assert [found.mean(), found.var(), found[0]] == pytest.approx([true.mean(), true.var(), true[0]], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-18, 1e15])
 def test_very_small_and_very_large_matrices_keep_their_singular_values(scale):
     x = planted(300, 200, SPECTRA["flat"])
@@ -137,6 +138,7 @@ def test_thin_matrices_have_a_spectrum(shape):
     assert singular_values(x) == pytest.approx(np.linalg.svd(x, compute_uv=False), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECTRA)
 def test_the_features_of_singular_values_are_good_to_a_hundred_thousandth_without_each_of_them(kind):
     x = planted(200, 260, SPECTRA[kind])
@@ -155,6 +157,7 @@ def test_singular_values_that_count_as_zero_are_zero_in_their_features():
     assert matrix_singular(x).mean == pytest.approx(true[:150].sum() / 200, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-18, 1e25])
 def test_matrices_beyond_single_precision_have_features_of_singular_values(scale):
     x = planted(300, 200, SPECTRA["flat"]) * np.float32(scale)
@@ -250,6 +253,7 @@ def sample(request) -> np.ndarray:
     return np.sort(SAMPLES[request.param](np.random.default_rng(6), UNGROUPED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["norm", "logistic", "t", "gennorm"])
 def test_likelihoods_are_no_less_than_those_of_scipy(sample, family):
     fitted = getattr(stats, family)
@@ -294,6 +298,7 @@ def test_nu_of_normal_elements_is_beyond_anything_that_is_heavy():
     assert found["gennorm_beta"] == pytest.approx(2, abs=0.03)
 
 
+@pytest.mark.slow
 def test_grouping_changes_likelihoods_by_millionths_and_shapes_by_thousandths():
     x = np.sort(np.random.default_rng(8).standard_t(4, 20_000))
     found = fit_all([grouped(x)])[0]

@@ -106,6 +106,7 @@ def test_components_layers_and_all_are_made_of_their_matrices(run):
     assert found["weight/all/l2"] == pytest.approx(together())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hu2023", "core", "moments", "fits", "spectra", "changes"])
 def test_a_set_measures_the_same_alone_as_among_others(run, name):
     save(run, 0, neox())
@@ -299,6 +300,7 @@ def test_a_matrix_that_is_not_finite_is_noted_and_the_others_are_measured(run, b
     assert f"{MATRIX.format(0)} (1 of 256)" in dict(found.notes)["non-finite"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strange",
     [

@@ -40,6 +40,7 @@ def test_all_three_together_stay_small() -> None:
 
 
 class TestEach:
+    @pytest.mark.slow
     def test_is_valid(self, named: tuple[str, xr.DataTree]) -> None:
         assert ps.validate_cube(named[1]) == []
 
@@ -75,6 +76,7 @@ class TestEach:
         assert all(text in card for text in (f"polystab train {named[0]} --measure evals", "## Seeds", "Apache-2.0"))
 
 
+@pytest.mark.slow
 def test_runs_with_equal_seeds_are_the_same_in_nano_and_in_the_factorial(nano: xr.Dataset) -> None:
     """They were trained apart from each other, by other processes: training is deterministic."""
     with ps.load_cube("nano-factorial") as factorial:

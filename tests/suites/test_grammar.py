@@ -140,6 +140,7 @@ def test_words_outside_sentences_have_no_head_but_facts(seed: int) -> None:
     assert all(word.head == 0 for word in [*made(grammar.repetition, seed), *made(grammar.brackets, seed)])
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_the_same_seed_gives_the_same_documents(seed: int) -> None:
     one, two = (grammar.corpus(3, 20, rng=seed) for _ in range(2))

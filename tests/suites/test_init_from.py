@@ -93,6 +93,7 @@ def test_a_permutation_loses_the_singular_vectors() -> None:
     assert (s**2).sum() / s[0] ** 2 > 5
 
 
+@pytest.mark.slow
 def test_every_place_is_as_likely_for_an_element() -> None:
     places = [int(np.flatnonzero(drawn(np.arange(8.0), "permute", rng) == 0)[0]) for rng in range(800)]
     assert stats.chisquare(np.bincount(places, minlength=8)).pvalue > 1e-3

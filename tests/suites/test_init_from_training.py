@@ -61,6 +61,7 @@ def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
 # They begin so.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectors", ["final", "fresh"])
 @pytest.mark.parametrize("how", ["permute", "histogram", "fit", "normal"])
 def test_the_first_checkpoint_has_the_weights_that_init_from_gives(
@@ -71,12 +72,14 @@ def test_the_first_checkpoint_has_the_weights_that_init_from_gives(
     assert weights_digest(tmp_path / f"checkpoints/tiny-{how}/seed0/step0") == weights_digest(wanted)
 
 
+@pytest.mark.slow
 def test_the_weight_seed_decides_the_permutation(finished: Path, tmp_path: Path) -> None:
     begin(tmp_path, finished / LAST, toy(2, steps=1))
     first, second = (weights_digest(tmp_path / f"checkpoints/tiny-permute/seed{seed}/step0") for seed in (0, 1))
     assert first != second
 
 
+@pytest.mark.slow
 def test_a_pattern_gives_each_run_the_weights_of_its_own(finished: Path, tmp_path: Path) -> None:
     begin(tmp_path, f"{finished}/checkpoints/{{model}}/seed{{seed}}/step{{step}}", toy(2))
     for seed in (0, 1):
@@ -84,11 +87,13 @@ def test_a_pattern_gives_each_run_the_weights_of_its_own(finished: Path, tmp_pat
         assert weights_digest(tmp_path / f"checkpoints/tiny-permute/seed{seed}/step0") == weights_digest(wanted)
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_bytes(folder: Path, finished: Path, tmp_path: Path) -> None:
     begin(tmp_path, finished / LAST)
     assert checkpoint_bytes(tmp_path) == checkpoint_bytes(folder)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     run = begun(toy(), finished / LAST, None, None).runs[0]
     whole, half = steps.start(run), steps.start(run)
@@ -196,6 +201,7 @@ def chained(**changes: Any) -> Suite:
     return Suite("chain", "A chain.", "One ordinary run, and one begun with another.", (ordinary, begun))
 
 
+@pytest.mark.slow
 def test_runs_that_others_begin_with_are_trained_first(tmp_path: Path) -> None:
     train(chained(), tmp_path, device="cpu")
     source = tmp_path / "sources" / LAST.replace("seed0", "seed1")
@@ -203,6 +209,7 @@ def test_runs_that_others_begin_with_are_trained_first(tmp_path: Path) -> None:
     assert weights_digest(tmp_path / "checkpoints/tiny-normal/seed0/step0") == weights_digest(wanted)
 
 
+@pytest.mark.slow
 def test_runs_that_others_begin_with_may_lie_elsewhere(finished: Path, tmp_path: Path) -> None:
     train(chained(), tmp_path / "here", device="cpu")
     train(chained(), tmp_path / "there", device="cpu", init_from=f"{finished}/{CHECKPOINTS}")
@@ -223,6 +230,7 @@ def test_the_way_of_a_chained_suite_cannot_be_changed(tmp_path: Path) -> None:
         train(chained(), tmp_path, init_how="permute", init_from=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_card_lists_what_runs_began_with(tmp_path: Path) -> None:
     train(chained(), tmp_path, device="cpu")
     assert "| tiny-normal | 0 | normal | final | tiny seed 1 step 4 |" in data_card(suite_cube(tmp_path), chained())

@@ -145,6 +145,7 @@ def test_the_last_noun_before_the_verb_has_not_the_number_of_the_head() -> None:
         assert nouns[0] != nouns[-1]
 
 
+@pytest.mark.slow
 @EVERY_TASK
 def test_items_do_not_occur_in_a_corpus(task: str) -> None:
     words = grammar.vocabulary()

@@ -137,6 +137,7 @@ def test_training_writes_nothing_to_the_terminal(tmp_path: Path, capfd: pytest.C
     assert tuple(capfd.readouterr()) == ("", "")
 
 
+@pytest.mark.slow
 def test_the_result_counts_runs(trained: tuple[Path, TrainResult]) -> None:
     result = trained[1]
     assert (result.trained, result.already_done, result.diverged, result.failed) == (2, 0, (), ())
@@ -159,6 +160,7 @@ def test_a_suite_that_is_done_is_not_trained_again(folder: Path) -> None:
     assert files(folder, "units", "logs", "checkpoints") == before
 
 
+@pytest.mark.slow
 def test_progress_ends_with_all_updates_done(tmp_path: Path) -> None:
     said: list[TrainProgress] = []
     train(toy(steps=2), tmp_path, device="cpu", progress=said.append)
@@ -179,6 +181,7 @@ def test_the_run_table_leads_to_every_checkpoint(folder: Path) -> None:
             assert sum(tensor.numel() for _, tensor in checkpoint.tensors()) == n_parameters(RECIPE)
 
 
+@pytest.mark.slow
 def test_transformers_loads_a_kept_checkpoint_that_gives_its_validation_loss(folder: Path) -> None:
     place = folder / "checkpoints/tiny/seed1/step8"
     model = transformers.AutoModelForCausalLM.from_pretrained(place, local_files_only=True).eval()
@@ -220,6 +223,7 @@ def test_a_suite_killed_in_the_middle_and_resumed_gives_the_same_bytes(folder: P
     assert files(tmp_path, "state", "failed") == {}
 
 
+@pytest.mark.slow
 def test_the_numbers_do_not_depend_on_whether_checkpoints_are_kept(folder: Path, tmp_path: Path) -> None:
     train(toy(), tmp_path, keep_checkpoints=False, device="cpu")
     assert not (tmp_path / "checkpoints").exists()
@@ -316,6 +320,7 @@ def test_the_cube_of_a_suite_of_ones_own_carries_its_words(folder: Path) -> None
     assert (attributes["title"], attributes["summary"], attributes["license"]) == ("A toy.", "Two runs.", "Apache-2.0")
 
 
+@pytest.mark.slow
 def test_the_cube_is_valid_and_survives_saving(folder: Path, tmp_path: Path) -> None:
     tree = suite_cube(folder)
     assert ps.validate_cube(tree) == []
@@ -342,6 +347,7 @@ def test_the_log_of_the_cube_has_every_update(folder: Path) -> None:
     assert last == pytest.approx(loss.values[4:].astype(float).mean(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_models_of_different_lengths_share_a_log(tmp_path: Path) -> None:
     runs = [SuiteRun(replace(RECIPE, model=f"m{steps}", steps=steps), 0, 0, 0) for steps in (2, 4)]
     train(Suite("mixed", "", "", tuple(runs)), tmp_path, keep_checkpoints=False, device="cpu")

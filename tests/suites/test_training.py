@@ -78,6 +78,7 @@ def test_biases_start_at_0_and_gains_at_1(wide: dict[str, Any]) -> None:
         assert (tensor == (0.0 if name.endswith("bias") else 1.0)).all(), name
 
 
+@pytest.mark.slow
 @given(st.integers(1, 4), st.integers(1, 3), st.sampled_from([4, 8, 12]))
 def test_the_number_of_parameters_is_that_of_the_model(layers: int, heads: int, width: int) -> None:
     recipe = replace(TINY, hidden_size=heads * width, n_heads=heads, n_layers=layers)
@@ -181,6 +182,7 @@ def test_settings_of_torch_are_put_back_even_after_an_error(deterministic: bool,
 # Interruption.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [0, 1, 7, 11])
 def test_a_resumed_run_gives_the_same_bytes_as_one_that_was_not_interrupted(stop: int, tmp_path: Path) -> None:
     whole = trained(tiny(1, 2))
@@ -215,6 +217,7 @@ def test_advance_says_each_step_and_stops_where_it_is_told() -> None:
 # The recipe.
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3000), st.floats(0, 0.5), st.floats(0, 1))
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(steps: int, warmup: float, final: float) -> None:
     recipe = replace(TINY, steps=steps, warmup=warmup, final_rate=final, learning_rate=0.5)
@@ -300,6 +303,7 @@ def test_an_absurd_learning_rate_ends_a_run_early() -> None:
     assert all(math.isfinite(loss) for loss in training.log.loss[:-1])
 
 
+@pytest.mark.slow
 def test_a_poisoned_weight_ends_a_run_at_its_next_update() -> None:
     training = trained(tiny(), 4)
     with torch.no_grad():
@@ -327,6 +331,7 @@ def test_the_first_validation_loss_is_near_that_of_guessing() -> None:
     assert np.mean(found) == pytest.approx(math.log(len(vocabulary())) + 0.2, abs=0.1)
 
 
+@pytest.mark.slow
 def test_measuring_the_validation_loss_changes_nothing() -> None:
     measured, plain = trained(tiny(), 4), trained(tiny(), 4)
     one, two = steps.validation_loss(measured), steps.validation_loss(measured)
@@ -346,6 +351,7 @@ def test_training_lowers_the_validation_loss() -> None:
     assert steps.validation_loss(training) < before - 0.1
 
 
+@pytest.mark.slow
 def test_no_run_trains_on_the_validation_documents() -> None:
     seeds = {run.recipe.corpus_seed for name in suites() for run in suite(name).runs}
     assert steps.VALIDATION_SEED not in seeds
