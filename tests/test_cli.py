@@ -92,6 +92,7 @@ class TestRead:
         assert cube["run_name"].values.tolist() == [["x", "y"]]
         assert cube["value"].sel(seed=1, step=0).item() == 3.5
 
+    @pytest.mark.slow
     def test_split_writes_one_cube_a_model_with_portable_names(self, tmp_path: Path) -> None:
         (tmp_path / "log.csv").write_text("model,seed,step,val_loss\na/b,0,0,3.0\na b,0,5,3.5\n")
         said = facts(
@@ -127,6 +128,7 @@ class TestRead:
 
 
 class TestInfo:
+    @pytest.mark.slow
     def test_json_has_the_promised_keys(self, cube: Path) -> None:
         said = facts(run("info", cube, "--json"))
         assert {"dims", "models", "seeds", "steps", "families", "metrics", "coverage"} <= set(said)

@@ -65,6 +65,7 @@ def test_json_has_the_promised_keys(copied: Path) -> None:
     assert finding["advice"]
 
 
+@pytest.mark.slow
 def test_information_alone_ends_with_0(tmp_path: Path) -> None:
     cube = polystab.testing.synthetic_cube(n_models=1, n_seeds=4, rng=0)
     cube = cube.assign_coords(model=["pythia-70m"])

@@ -76,6 +76,7 @@ class TestRelease:
         run("release", tmp_path / "copied.nc", "--name", "mine", "--version", "1.0", "-o", tmp_path / "out")
         assert "`polystab audit` found: 1 error" in (tmp_path / "out" / "mine-1.0.md").read_text()
 
+    @pytest.mark.slow
     def test_without_the_audit_the_card_says_so(self, cube: Path, tmp_path: Path) -> None:
         run("release", cube, "--name", "mine", "--version", "1.0", "-o", tmp_path / "out", "--no-audit")
         assert "were not checked" in (tmp_path / "out" / "mine-1.0.md").read_text()
@@ -101,6 +102,7 @@ class TestRelease:
 
 
 class TestCubes:
+    @pytest.mark.slow
     def test_added_cubes_are_listed_and_opened_by_name(self, released: Path) -> None:
         assert "mine@1.0" in run("cubes", "add", released).output
         assert "mine" in [line["name"] for line in facts(run("cubes", "--json"))]
@@ -123,6 +125,7 @@ class TestCubes:
         assert result.exit_code == 2
         assert "Did you mean 'nano'" in result.output
 
+    @pytest.mark.slow
     def test_a_clash_needs_replace(self, released: Path, cube: Path, tmp_path: Path) -> None:
         run("cubes", "add", released)
         run("release", cube, "--name", "mine", "--version", "2.0", "-o", tmp_path / "other")

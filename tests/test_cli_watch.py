@@ -61,6 +61,7 @@ class TestExitCode:
         assert "false alarms by the band in at most 10 % of healthy runs" in result.output
         assert "200 rows up to step 200: no alarms" in result.output
 
+    @pytest.mark.slow
     def test_is_1_at_an_alarm(self, broken: Path, past: Path) -> None:
         result = run(broken, "--reference", past, "--once")
         assert result.exit_code == 1
@@ -72,6 +73,7 @@ class TestExitCode:
         result = run(write(tmp_path / "broken.csv", loss), "--once")
         assert (result.exit_code, "compared with its own past" in result.output) == (1, True)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [

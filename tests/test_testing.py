@@ -53,6 +53,7 @@ def test_the_same_rng_gives_the_same_cube(maker: Maker) -> None:
     assert maker(rng=5).identical(maker(rng=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", MAKERS)
 def test_the_same_rng_gives_the_same_bytes(maker: Maker, tmp_path: Path) -> None:
     for name in ("a.nc", "b.nc"):

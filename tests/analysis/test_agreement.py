@@ -52,6 +52,7 @@ def test_all_pairs_is_the_mean_of_the_pair_matrix(found: xr.Dataset) -> None:
     np.testing.assert_allclose(mean[known], expected[known], atol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_mean_over_the_other_runs_is_a_row_of_the_pair_matrix(found: xr.Dataset) -> None:
     at: dict[str, Any] = {"answer": "choice", "task": "nano_recall", "model": "nano-96k", "step": 1000}
     row = found["pair_kappa"].sel(**at, seed=3).drop_sel(seed_2=3).mean("seed_2")

@@ -138,6 +138,7 @@ def test_steps_that_were_not_measured_are_passed_over(value: Array) -> None:
     assert [kind for kind, _, _ in rows(value) if kind != "coverage-hole" and kind != "ends-early"] == []
 
 
+@pytest.mark.slow
 def test_real_hu_metrics_have_equal_steps_0_and_1(shared_data) -> None:  # type: ignore[no-untyped-def]
     from polystab.sources.tables import read_table
 

@@ -26,6 +26,7 @@ def value() -> Array:
 
 
 class TestTable:
+    @pytest.mark.slow
     def test_a_clean_cube_has_none(self) -> None:
         found = audit_cube(polystab.testing.synthetic_cube(n_models=2, rng=0))
         assert found.sizes["finding"] == 0
@@ -194,6 +195,7 @@ class TestLineage:
 
 
 class TestRealData:
+    @pytest.mark.slow
     def test_pythia_evals_have_equal_steps_0_and_1_in_every_run(self, shared_data: Path) -> None:
         found = audit_cube(ps.read_lm_eval(shared_data / "pythia-evals" / "evals" / "pythia-v1" / "pythia-70m"))
         frozen = found["kind"].values == "frozen-checkpoint"

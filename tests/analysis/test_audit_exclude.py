@@ -53,6 +53,7 @@ def test_the_result_says_how_much_was_left_out(name: str, cube: xr.Dataset) -> N
     assert attrs["excluded_by"] == "identical-until (1), impossible-value (1)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANALYSES)
 def test_without_exclude_nothing_is_said(name: str, cube: xr.Dataset) -> None:
     assert not [key for key in ANALYSES[name](cube).attrs if key.startswith("excluded")]
@@ -116,6 +117,7 @@ def test_answers_at_excluded_checkpoints_are_missing(tree: xr.DataTree) -> None:
     assert said["excluded_values"] == 2 * choice.shape[2]
 
 
+@pytest.mark.slow
 def test_agreement_takes_exclude(tree: xr.DataTree) -> None:
     found = ps.agreement(tree, level=None, exclude="audit")
     runs = found["n_runs"].sel(statistic="fleiss", answer="choice", task="pooled").isel(model=0)

@@ -68,6 +68,7 @@ def test_counts_are_of_as_many_draws_as_there_are_things(n: int) -> None:
     assert (counts.sum(axis=1) == n).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 100])
 def test_counts_follow_the_multinomial_distribution(n: int) -> None:
     counts = all_counts(n, 40_000, np.random.default_rng(1))
@@ -222,6 +223,7 @@ def test_a_score_of_parts_is_the_score_of_every_resample() -> None:
         np.testing.assert_allclose(quick[name], plain[name], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_callable_mean_is_the_mean() -> None:
     base, other = scores(1), scores(2)
     one = multibootstrap(base, other, score=lambda y: y.mean(axis=-1), rng=0)

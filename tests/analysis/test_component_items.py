@@ -502,6 +502,7 @@ def test_a_step_without_answers_is_not_measured() -> None:
     assert set(reasons(found).values()) == {"not_measured"}
 
 
+@pytest.mark.slow
 def test_minus_one_is_not_an_answer() -> None:
     right = answers(np.random.default_rng(63), (2, 3, 10, 1))
     fewer = np.concatenate([right, np.full((2, 3, 2, 1), -1.0)], axis=2).astype(np.int8)
@@ -532,6 +533,7 @@ def test_runs_with_no_item_in_common_do_not_tell_seed_from_item() -> None:
     assert np.isnan(item_components(group(right))["estimate"]).all()
 
 
+@pytest.mark.slow
 def test_a_cube_without_items_is_refused(nano: xr.DataTree) -> None:
     with pytest.raises(AnalysisError, match="without its group"):
         item_components(nano.to_dataset())

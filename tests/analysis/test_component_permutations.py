@@ -25,6 +25,7 @@ def test_all_arrangements_of_a_small_table_give_the_same_p() -> None:
     assert found == pytest.approx(expected, abs=0.015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["nested", "crossed"])
 def test_normal_scores_give_about_the_p_of_the_f_test(design: str) -> None:
     cube = nested_cube(np.random.default_rng(3), 5, 10, 200, sd=0.3)
@@ -66,6 +67,7 @@ def test_crossed_zeros_are_rejected_at_the_stated_rate(component: str) -> None:
     assert 0.04 <= np.mean(of(found, "p", component) <= 0.05) <= 0.06
 
 
+@pytest.mark.slow
 def test_unbalanced_zeros_are_rejected_at_the_stated_rate() -> None:
     scores = np.random.default_rng(12).standard_normal((4, 5, CELLS))
     scores[0, 1:], scores[2, 4] = np.nan, np.nan

@@ -184,6 +184,7 @@ def test_correlation_over_steps_follows_uneven_spacing() -> None:
 # Algebra.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["nested", "crossed"])
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_scaling_scales_by_the_square_and_shifting_changes_nothing(design: str, missing: float) -> None:
@@ -222,6 +223,7 @@ def test_every_metric_stands_for_itself(missing: float) -> None:
     xr.testing.assert_allclose(whole.isel(metric=[1, 4]), part, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_copied_run_counts_once() -> None:
     cube = window_cube(np.random.default_rng(13))
     values = cube["value"].values
@@ -249,6 +251,7 @@ def test_the_cube_is_not_changed() -> None:
 # Oracles.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["nested", "crossed"])
 def test_full_tables_equal_reml_where_all_are_positive(design: str) -> None:
     cube = window_cube(np.random.default_rng(16), (4, 5, 6), 20, crossed=design == "crossed")
@@ -580,6 +583,7 @@ def test_intervals_grow_with_the_level(level: float) -> None:
     assert (outer["upper"].values >= inner["upper"].values - 1e-9).all()
 
 
+@pytest.mark.slow
 def test_lower_ends_are_below_upper_ends_where_learning_looks_like_noise() -> None:
     # Seeds that learn at different times have a correlation at the edge of what is looked for.
     cube = ps.load_cube("nano").sel(metric=["eval/nano_induction/acc", "eval/nano_recall/acc"])

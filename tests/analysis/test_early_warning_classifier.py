@@ -151,6 +151,7 @@ def test_it_needs_no_labels_for_novelty(runs: tuple[xr.DataTree, xr.Dataset]) ->
     assert alarms[labels["wrong"].values].mean() > 0.8
 
 
+@pytest.mark.slow
 def test_runs_of_an_unknown_model_are_compared_with_each_other(fitted: EarlyWarning) -> None:
     fresh, labels = make_runs(n_models=1, n_seeds=12, share_wrong=0.25, rng=10)
     fresh = tree_of(fresh.to_dataset().assign_coords(model=["new"]), fresh["log"].to_dataset())

@@ -36,6 +36,7 @@ def test_a_planted_sign_beats_the_baselines_by_more_than_chance(planted: xr.Data
     assert float(at["gain_lower"]) > 0
 
 
+@pytest.mark.slow
 def test_baselines_of_which_the_curve_is_there_are_compared(planted: xr.Dataset) -> None:
     assert planted["baseline"].values.tolist() == ["last_loss", "loss_slope", "spike_count", "robust_z"]
 

@@ -248,6 +248,7 @@ def test_a_missing_evaluation_is_no_divergence() -> None:
 # Choice and bad input.
 
 
+@pytest.mark.slow
 def test_families_are_chosen() -> None:
     tree, _ = make_runs()
     assert set(prefix_features(tree, families=["log"])["curve"].values.tolist()) == {"log/loss", "log/grad_norm"}

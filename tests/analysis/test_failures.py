@@ -104,6 +104,7 @@ def test_curves_do_not_see_each_other() -> None:
         np.testing.assert_array_equal(together[place], loss_spikes(loss[place], window=16))
 
 
+@pytest.mark.slow
 @given(st.floats(1e-6, 1e6), st.integers(2, 200))
 def test_a_constant_series_has_no_spike(value: float, window: int) -> None:
     assert not loss_spikes(np.full(300, value), window=window).any()

@@ -131,6 +131,7 @@ def test_one_unbalanced_factor_agrees_with_statsmodels(seed: int) -> None:
         assert fit.standard_errors[ours] == pytest.approx(peer.bse_fe[theirs], rel=5e-3)
 
 
+@pytest.mark.slow
 def test_an_unbalanced_nested_design_agrees_with_statsmodels() -> None:
     import statsmodels.formula.api as smf
 
@@ -163,6 +164,7 @@ def direct_criterion(y: Any, indicators: list[Any], x: Any, ratio: Any) -> float
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_criterion_is_the_definition_and_no_direct_search_finds_less(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -253,6 +255,7 @@ def same(one: RemlFit, two: RemlFit, *, rel: float = 1e-6) -> None:
         assert two.standard_errors[name] == pytest.approx(one.standard_errors[name], rel=rel)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @pytest.mark.parametrize("factor", [-3.0, 1e-120, 1e100])
 def test_scaling_y_scales_variances_and_shifts_the_criterion(make: Make, factor: float) -> None:
@@ -433,6 +436,7 @@ def test_a_large_crossed_table_is_recovered() -> None:
     assert abs(fit.fixed_effects["group[g1]"] + 0.3) < 4 * fit.standard_errors["group[g1]"]
 
 
+@pytest.mark.slow
 def test_a_long_chain_of_nested_factors_with_many_levels_is_recovered() -> None:
     rng = np.random.default_rng(14)
     fine = rng.permutation(np.concatenate([np.arange(3000), rng.integers(0, 3000, 9000)]))
@@ -480,6 +484,7 @@ def test_profile_interval_of_a_balanced_design_is_where_the_criterion_has_risen(
         assert profile(end) - least == pytest.approx(scipy.stats.chi2.ppf(0.95, 1), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_profile_interval_of_a_component_at_zero_starts_at_zero() -> None:
     fit = fit_reml(BOX_TIAO, {"batch": BATCH})
     low, high = fit.profile_interval("batch")

@@ -89,6 +89,7 @@ def test_blocks_of_steps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     xr.testing.assert_identical(item_stability(items), expected)
 
 
+@pytest.mark.slow
 def test_items_that_are_all_alike_are_as_unstable_as_chance_says() -> None:
     rng = np.random.default_rng(0)
     accuracy = np.linspace(0.3, 0.9, 6)[None, :, None, None]

@@ -42,6 +42,7 @@ def sequences(lengths: list[int], d: int = 2, seed: int = 1) -> tuple[np.ndarray
     return x, padded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_paths_and_posteriors_are_hmmlearns(kind: Covariance) -> None:
     lengths = [7, 1, 12, 4]

@@ -90,6 +90,7 @@ def test_a_cube_without_losses_is_refused() -> None:
         spike_scores(losses(), within=-1)
 
 
+@pytest.mark.slow
 def test_spikes_of_modded_nanogpt_that_all_runs_of_a_record_share_are_no_runs_own(shared_data: Path) -> None:
     table = pd.read_csv(shared_data / "modded-nanogpt" / "train_loss.csv.gz")
     table = table[table["record"] == "2024-11-24_WindowWarmup"]

@@ -65,6 +65,7 @@ def test_the_outliers_of_the_410m_map_are_seeds_3_and_4_and_not_6(map_410m: xr.D
     assert run["seed"].values[run["outlier"]].tolist() == [3, 4]
 
 
+@pytest.mark.slow
 def test_the_outliers_of_the_410m_map_begin_where_they_are_known_to(map_410m: xr.Dataset) -> None:
     run = map_410m.isel(model=0).sel(seed=[3, 4])
     assert run["from_step"].values.tolist() == [83000, 123000]

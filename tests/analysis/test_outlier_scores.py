@@ -50,6 +50,7 @@ def test_permuting_seeds_and_changing_units_changes_no_score() -> None:
     np.testing.assert_allclose(outlier_scores(make_cube(-value))["score"].values, -score)
 
 
+@pytest.mark.slow
 def test_known_answer_of_the_410m_training_map(shared_data: Path) -> None:
     table = pd.read_csv(shared_data / "pythia-training-maps" / "training_maps.tsv", sep="\t")
     frame = pd.DataFrame(
@@ -87,6 +88,7 @@ def test_fewer_than_three_runs_are_not_scored() -> None:
     assert scores["largest_metric"].values.tolist() == [["", ""]]
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_scored_infinite_and_leaves_its_siblings_alone() -> None:
     value = np.array([1.0, 2.0, 3.0, np.inf]).reshape(1, 4, 1, 1)
     scores = outlier_scores(make_cube(value))
@@ -106,6 +108,7 @@ def test_rounding_differences_are_no_deviation() -> None:
     assert robust_z(x[None, :])[0].tolist() == [[0.0] * 6]
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_not_scored_even_among_equal_runs() -> None:
     value = np.array([0.1, 0.1, 0.1, np.nan]).reshape(1, 4, 1, 1)
     scores = outlier_scores(make_cube(value))
@@ -246,6 +249,7 @@ def test_other_methods_exceed_the_threshold_as_often_as_expected(method: str) ->
     assert float(share) == pytest.approx(float(scores["expected_share"][0]), abs=0.005)
 
 
+@pytest.mark.slow
 def test_reference_seeds_alone_make_median_and_mad() -> None:
     x = np.random.default_rng(10).normal(size=(1, 8, 3, 2))
     score = outlier_scores(make_cube(x), method="reference", reference=[0, 1, 2, 3, 4])["score"].values

@@ -307,6 +307,7 @@ def test_the_input_is_not_changed_and_rng_decides(cube: xr.Dataset) -> None:
     xr.testing.assert_identical(cube, before)
 
 
+@pytest.mark.slow
 def test_a_result_can_be_written(cube: xr.Dataset, tmp_path: Path) -> None:
     result = change_points(cube, rng=0)
     result.to_netcdf(tmp_path / "found.nc")

@@ -167,6 +167,7 @@ def test_a_power_or_alpha_that_cannot_be_is_refused(power: float, alpha: float) 
         seeds_needed(cube_of(runs(1.0)), difference=1.0, power=power, alpha=alpha)
 
 
+@pytest.mark.slow
 def test_extreme_demands_are_met() -> None:
     assert np.isfinite(needed_for(np.array([0.5, 5.0]), power=0.9999, alpha=1e-6)).all()
 
@@ -304,6 +305,7 @@ def test_more_seeds_follow_spearman_and_brown() -> None:
     np.testing.assert_allclose(seven, 7 * one / (1 + 6 * one), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_intervals_of_the_reliability_cover(n: int, missing: float) -> None:

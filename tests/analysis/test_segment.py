@@ -52,6 +52,7 @@ def test_a_change_of_variance_is_found_by_the_cost_that_has_one_only() -> None:
     assert found.intervals[0, 0] <= 60 <= found.intervals[0, 1]
 
 
+@pytest.mark.slow
 def test_a_bend_is_found_at_its_step() -> None:
     x = np.log2(PYTHIA_27 + 1)
     y = np.maximum(x - x[12], 0) * 2 + 0.1 * noise(27)
@@ -88,6 +89,7 @@ def test_at_most_as_many_changes_as_asked_for() -> None:
 # Algebra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", ["l2", "meanvar", "linear", "continuous"])
 @pytest.mark.parametrize("change", [lambda y: 1e6 + 1e-3 * y, lambda y: -1e200 * y])
 def test_shift_and_scale_change_nothing_but_the_sizes(cost: str, change) -> None:

@@ -129,6 +129,7 @@ def test_symmetric_ones_are_symmetric(a: list[int], b: list[int]) -> None:
     assert np.array_equal(hausdorff(a, b), hausdorff(b, a), equal_nan=True)
 
 
+@pytest.mark.slow
 @given(POINTS)
 def test_a_segmentation_agrees_with_itself(a: list[int]) -> None:
     assert change_point_f1(a, a) == covering(a, a, N) == adjusted_rand(a, a, N) == 1.0
@@ -142,6 +143,7 @@ def test_scores_lie_between_0_and_1(a: list[int], b: list[int]) -> None:
     assert 0 < covering(a, b, N) <= 1
 
 
+@pytest.mark.slow
 @given(POINTS)
 def test_reversing_the_series_changes_no_covering(a: list[int]) -> None:
     back = [N - point for point in set(a) - {0}]

@@ -134,6 +134,7 @@ def test_since_tells_when_the_change_began() -> None:
 # Bad values.
 
 
+@pytest.mark.slow
 def test_missing_values_are_passed_over() -> None:
     values = noise(40, 1) + [x + 3 for x in noise(10, 2)]
     with_gaps = [x for value in values for x in (value, math.nan)]

@@ -97,6 +97,7 @@ def test_permuting_runs_permutes_states_only(normalise: Any) -> None:
     assert one.selection["log_likelihood"].values.tolist() == other.selection["log_likelihood"].values.tolist()
 
 
+@pytest.mark.slow
 def test_units_of_metrics_change_no_state() -> None:
     value, _ = simulated(3)
     one = fit_training_map(make_cube(value), n_states=3, n_restarts=2)
@@ -120,6 +121,7 @@ def test_a_fit_does_not_depend_on_which_other_numbers_are_tried() -> None:
     assert alone.selection["log_likelihood"].item() == among.selection["log_likelihood"].sel(n_states=3).item()
 
 
+@pytest.mark.slow
 def test_copies_are_decoded_but_change_no_fit() -> None:
     value, _ = simulated(3)
     plain = fit_training_map(make_cube(value), n_states=3, n_restarts=2)
@@ -153,6 +155,7 @@ def test_a_prefix_is_read_as_if_the_rest_did_not_exist(normalise: Any, end: int)
     np.testing.assert_allclose(last["posterior"].values, last["posterior_online"].values, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["reference", "causal"])
 def test_a_late_restart_changes_no_earlier_state(normalise: Any) -> None:
     value, fitted = simple_map(4, normalise)
@@ -223,6 +226,7 @@ def test_missing_checkpoints_are_left_out_and_their_neighbours_joined() -> None:
     assert fitted.decode(shorter)["log_likelihood"].item() == pytest.approx(states["log_likelihood"].values[0, 1])
 
 
+@pytest.mark.slow
 def test_a_run_without_values_is_neither_fitted_nor_decoded() -> None:
     value, _ = simulated(3)
     value[0, 4] = np.nan

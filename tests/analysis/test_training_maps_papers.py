@@ -33,6 +33,7 @@ def maps410m(shared_data: Path) -> tuple[xr.DataArray, xr.DataArray]:
     return states, table.set_index(["seed", "step"])["score"].to_xarray().isel(step=-1, drop=True)
 
 
+@pytest.mark.slow
 def test_the_default_metrics_are_the_14_weight_features(pythia70m: xr.Dataset) -> None:
     fitted = fit_training_map(pythia70m, n_states=1)
     assert [name.rsplit("/", 1)[1] for name in fitted.metrics] == [name.replace("/", "_over_") for name in HU2023]

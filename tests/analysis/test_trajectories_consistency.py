@@ -156,6 +156,7 @@ def test_scale_and_offset_of_a_run_do_not_matter() -> None:
     np.testing.assert_allclose(one["p"], other["p"])
 
 
+@pytest.mark.slow
 def test_the_order_of_the_runs_does_not_matter() -> None:
     cube = shaped(np.sin(X), 4, 2)
     one, other = consistency(cube), consistency(cube.isel(seed=[2, 0, 3, 1]))

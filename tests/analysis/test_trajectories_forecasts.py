@@ -103,6 +103,7 @@ def test_nine_of_ten_final_values_are_in_the_intervals(made: object, runs: int) 
 # --- no peeking ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_what_comes_after_the_checkpoint_does_not_change_a_prediction(predictor: str) -> None:
     value = walks(6, 1) if predictor != "curve" else np.repeat(walks(6, 1), 2, axis=2) + 0.1 * walks(6, 1)[:, :, :1]

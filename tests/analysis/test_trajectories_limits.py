@@ -176,6 +176,7 @@ def test_a_gap_and_a_diverged_end_are_passed_over() -> None:
     np.testing.assert_allclose(found["asymptote"].values.ravel(), 1, atol=0.03)
 
 
+@pytest.mark.slow
 def test_two_runs_have_no_interval_over_runs() -> None:
     found = asymptotes(cube_of(noisy(EXPONENTIAL, 2, 0.005), runs=2))
     assert np.isnan(found["runs_lower"]).all()

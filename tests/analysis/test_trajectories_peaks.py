@@ -142,6 +142,7 @@ def test_flat_noise_has_few_peaks() -> None:
 # --- algebra -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scale_and_offset_change_units_only() -> None:
     cube = noisy(HUMP, 5, 3, 0.0)
     plain, other = peaks(cube), peaks(cube.assign(value=2.0**-40 * cube["value"] + 3.0))
@@ -165,6 +166,7 @@ def test_the_same_rng_gives_the_same_bytes() -> None:
     xr.testing.assert_identical(peaks(cube, rng=7), peaks(cube, rng=7))
 
 
+@pytest.mark.slow
 def test_a_copied_run_counts_once() -> None:
     cube = noisy(HUMP, 4, 2, 0.0)
     copied = xr.concat([cube, cube.isel(seed=[0]).assign_coords(seed=[4])], "seed", join="outer")

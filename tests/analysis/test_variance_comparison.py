@@ -170,6 +170,7 @@ def test_with_one_separate_spread_the_interval_is_that_of_the_f_ratio() -> None:
         np.testing.assert_allclose(added[name], ratio[f"sd_{name}"], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("order", [1.0, 0.4])
 def test_intervals_of_a_true_sum_cover(n: int, order: float) -> None:

@@ -29,6 +29,7 @@ def test_nano_is_split_into_model_seed_and_items() -> None:
     assert found["component"].values.tolist() == ["model", "seed", "items", "within", "total"]
 
 
+@pytest.mark.slow
 def test_nano_factorial_is_split_into_initialisation_and_order() -> None:
     found = ps.variance_components(ps.load_cube("nano-factorial"))
     assert found.attrs["design"] == "factorial"
@@ -47,6 +48,7 @@ def test_the_result_can_be_written(tmp_path) -> None:  # type: ignore[no-untyped
 # Known truth.
 
 
+@pytest.mark.slow
 def test_nested_components_are_recovered() -> None:
     cube = variance_cube(
         n_models=6, n_seeds=5, n_steps=1, n_metrics=3000, sd_model=2.0, sd_seed=1.5, sd_residual=0, rng=1
@@ -99,6 +101,7 @@ def test_the_order_of_seeds_does_not_matter_when_nested() -> None:
     xr.testing.assert_allclose(variance_components(cube), variance_components(mixed), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["nested", "crossed", "factorial"])
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_scaling_a_metric_scales_variances_by_the_square(design: str, missing: float) -> None:
@@ -308,6 +311,7 @@ def test_crossed_intervals_cover_with_missing_runs() -> None:
     assert all(0.93 <= share <= 0.97 for share in coverage(found, truth).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_a_zero_model_component_is_rejected_at_the_stated_rate(missing: float) -> None:
     rng = np.random.default_rng(81)

@@ -35,12 +35,14 @@ def test_entries_come_back_as_they_went_in(log: AuditLog) -> None:
     assert set(audit_entries(log.dataset())) == set(log.entries)
 
 
+@pytest.mark.slow
 def test_entries_survive_a_file(log: AuditLog, cube: xr.Dataset, tmp_path: Path) -> None:
     ps.save_cube(xr.DataTree.from_dict({"/": cube, "/audit": log.dataset()}), tmp_path / "cube.nc")
     with ps.open_tree(tmp_path / "cube.nc") as tree:
         assert set(audit_entries(tree)) == set(log.entries)
 
 
+@pytest.mark.slow
 def test_an_empty_audit_survives_a_file(cube: xr.Dataset, tmp_path: Path) -> None:
     ps.save_cube(xr.DataTree.from_dict({"/": cube, "/audit": AuditLog().dataset()}), tmp_path / "cube.nc")
     with ps.open_tree(tmp_path / "cube.nc") as tree:

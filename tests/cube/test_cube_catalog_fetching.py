@@ -318,6 +318,7 @@ class TestPasswords:
 
 
 class TestAddresses:
+    @pytest.mark.slow
     @given(st.text())
     def test_cleaning_any_text_twice_is_cleaning_it_once(self, text: str) -> None:
         once = without_secrets(text)

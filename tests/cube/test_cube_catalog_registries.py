@@ -82,6 +82,7 @@ def write(path: Path, *lines: dict[str, Any], version: Any = 1) -> Path:
 
 
 class TestAdded:
+    @pytest.mark.slow
     def test_a_released_cube_is_loaded_by_name_from_the_web(self, released: Path, server: Server) -> None:
         add_cubes(serve(server, released))
         assert server.asked == ["/cubes/registry.json"]

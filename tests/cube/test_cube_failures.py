@@ -58,6 +58,7 @@ def test_a_missing_folder_is_refused(cube: xr.Dataset, tmp_path: Path) -> None:
         ps.save_cube(cube, tmp_path / "no" / "cube.nc")
 
 
+@pytest.mark.slow
 def test_a_group_that_netcdf_cannot_keep_is_refused(cube: xr.Dataset, old: Path) -> None:
     group = xr.Dataset(attrs={"structured": {"a": 1}}).assign(x=("y", [1]))
     with pytest.raises(OutputError, match="netCDF cannot keep what a variable or attribute holds"):
@@ -75,6 +76,7 @@ def test_a_failure_of_the_library_is_reported(cube: xr.Dataset, old: Path, monke
     assert_untouched(old)
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_group_costs_the_whole_file(
     tree: xr.DataTree, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_process_that_dies_before_the_move_leaves_the_old_file(old: Path) -> N
         assert cube["value"].item() == 0.25
 
 
+@pytest.mark.slow
 def test_a_link_stays_a_link(cube: xr.Dataset, old: Path) -> None:
     link = old.with_name("link.nc")
     link.symlink_to(old.name)

@@ -123,6 +123,7 @@ def test_inputs_are_not_changed(cube: xr.Dataset, one: Make) -> None:
     xr.testing.assert_identical(cube, before)
 
 
+@pytest.mark.slow
 def test_lazy_cubes_are_merged(cube: xr.Dataset, tmp_path: Path) -> None:
     ps.save_cube(cube, tmp_path / "cube.nc")
     with ps.open_cube(tmp_path / "cube.nc") as lazy:
@@ -136,6 +137,7 @@ def test_equal_values_do_not_conflict(one: Make) -> None:
     assert ps.merge_cubes([one(0.5), one(0.5)])["value"].item() == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["error", "first", "last", "latest", "earliest"])
 @pytest.mark.parametrize("position", [0, 1])
 def test_nan_never_overwrites(one: Make, rule: str, position: int) -> None:
@@ -260,6 +262,7 @@ def test_datasets_stay_a_dataset_without_a_rule_and_become_a_tree_with_one(one: 
     assert isinstance(ps.merge_cubes([one(0.5)], on_conflict="last"), xr.DataTree)
 
 
+@pytest.mark.slow
 def test_entries_of_trees_are_joined_and_repeated_ones_are_not(tree: xr.DataTree, one: Make) -> None:
     other = ps.merge_cubes([one(0.1, title="x"), one(0.2, title="y")], on_conflict="last")
     merged = ps.merge_cubes([tree, other, tree])
@@ -371,6 +374,7 @@ def test_models_without_items_are_not_evaluated(one: Make) -> None:
     assert merged["items/choice"].sel(model="b").values.ravel().tolist() == [-1] * 4
 
 
+@pytest.mark.slow
 def test_a_merged_tree_with_items_is_valid_and_can_be_saved(one: Make, tmp_path: Path) -> None:
     tree = xr.DataTree.from_dict({"/": one(0.5, model="a"), "/items": items(["a"], [1, 2])})
     merged = ps.merge_cubes([tree, one(0.5, model="b")])

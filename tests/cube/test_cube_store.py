@@ -54,6 +54,7 @@ def test_variables_come_back_in_canonical_order(cube: xr.Dataset, path: Path) ->
     assert list(reopened(shuffled, path).data_vars) == ["value", "stderr", "weight_seed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, -0.0, 5e-324, 1e308])
 def test_special_values_come_back(one: Callable[..., xr.Dataset], path: Path, special: float) -> None:
     back = reopened(one([special, 0.5], seed=[0, 1]), path)["value"].values.ravel()
@@ -78,6 +79,7 @@ def test_empty_texts_come_back(cube: xr.Dataset, path: Path) -> None:
     assert (back.attrs["source"], back.attrs["references"]) == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["größe 🙂", "two\nlines", "h" * 200_000, "é" * 200_000])
 def test_any_attribute_comes_back(cube: xr.Dataset, path: Path, text: str) -> None:
     assert reopened(cube.assign_attrs(history=text), path).attrs["history"] == text
@@ -105,12 +107,14 @@ def test_own_variables_and_coordinates_come_back(cube: xr.Dataset, path: Path) -
     xr.testing.assert_identical(reopened(cube, path), cube)
 
 
+@pytest.mark.slow
 def test_a_tree_comes_back_with_its_groups(tree: xr.DataTree, path: Path) -> None:
     ps.save_cube(tree, path)
     with ps.open_tree(path) as back:
         xr.testing.assert_identical(back.load(), tree)
 
 
+@pytest.mark.slow
 def test_open_cube_gives_the_cube_of_a_tree(tree: xr.DataTree, cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(tree, path)
     with ps.open_cube(path) as back:
@@ -155,6 +159,7 @@ def test_labels_are_not_cut_after_another_cube_is_joined(one: Callable[..., xr.D
     assert reopened(merged, tmp_path / "both.nc")["model"].values.tolist() == ["bli", "blimp_anaphor_gender_agreement"]
 
 
+@pytest.mark.slow
 def test_labels_are_not_cut_after_concat(one: Callable[..., xr.Dataset], tmp_path: Path) -> None:
     short = reopened(one(0.5, model="bli"), tmp_path / "short.nc")
     both = xr.concat(
@@ -296,6 +301,7 @@ def test_opening_reads_no_values(cube: xr.Dataset, path: Path) -> None:
         assert not lazy.isel(seed=0)["value"].variable._in_memory
 
 
+@pytest.mark.slow
 def test_opening_a_tree_reads_no_values(tree: xr.DataTree, path: Path) -> None:
     ps.save_cube(tree, path)
     with ps.open_tree(path) as lazy:
@@ -303,6 +309,7 @@ def test_opening_a_tree_reads_no_values(tree: xr.DataTree, path: Path) -> None:
         assert not lazy["spectra/layers.0/singular"].variable._in_memory
 
 
+@pytest.mark.slow
 def test_a_cube_can_be_opened_twice_at_once(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with ps.open_cube(path) as first, ps.open_cube(path) as second:
@@ -313,6 +320,7 @@ def open_files(path: Path) -> int:
     return sum(os.path.realpath(fd) == str(path) for fd in Path("/proc/self/fd").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files through /proc")
 @pytest.mark.parametrize("opener", [ps.open_cube, ps.open_tree])
 def test_closing_closes_the_file(tree: xr.DataTree, path: Path, opener: Callable[[Path], xr.Dataset]) -> None:

@@ -70,11 +70,13 @@ class TestFiles:
             }
         assert list(said.values()) == ["A title", "What", "doi:10.1/x", "CC-BY-4.0", "mine", "1.0"]
 
+    @pytest.mark.slow
     def test_the_cube_is_not_changed(self, tree: xr.DataTree, tmp_path: Path) -> None:
         before = tree.copy(deep=True)
         released(tree, tmp_path, title="Another")
         xr.testing.assert_identical(tree, before)
 
+    @pytest.mark.slow
     def test_each_version_is_a_line_of_the_registry_with_relative_addresses(
         self, cube: xr.Dataset, tmp_path: Path
     ) -> None:
@@ -92,6 +94,7 @@ class TestFiles:
             released(cube.isel(seed=[0]), tmp_path)
         assert digest(tmp_path / "mine-1.0.nc") == before
 
+    @pytest.mark.slow
     def test_with_overwrite_it_is_replaced_and_listed_once(self, cube: xr.Dataset, tmp_path: Path) -> None:
         released(cube, tmp_path)
         done = released(cube.isel(seed=[0]), tmp_path, overwrite=True)
@@ -123,6 +126,7 @@ class TestFiles:
         with ps.load_tree("mine@1.0") as back:
             assert "audit" in back.children
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("summary", "line"),
         [
@@ -174,6 +178,7 @@ class TestCard:
 
 
 class TestPasswords:
+    @pytest.mark.slow
     def test_none_of_the_cube_is_in_any_file(self, cube: xr.Dataset, tmp_path: Path) -> None:
         log = AuditLog()
         log.refuse("https://me:hunter2@host/a.json", "x", "see https://host/?token=hunter2", sha256="aa")

@@ -55,6 +55,7 @@ class TestSchema1:
         with ps.open_tree(FILE) as tree:
             assert ps.validate_cube(tree) == []
 
+    @pytest.mark.slow
     def test_saved_again_it_has_the_newest_schema(self, tmp_path: Path) -> None:
         with ps.open_tree(FILE) as tree:
             ps.save_cube(tree, tmp_path / "new.nc")

@@ -91,6 +91,7 @@ def test_every_link_leads_somewhere(generated: dict[str, str]) -> None:
     assert broken == []
 
 
+@pytest.mark.slow
 def test_every_name_that_is_linked_is_public(made: Any, generated: dict[str, str]) -> None:
     known = {public for name in made.public_names() for public in (*name.public, name.home)}
     texts = {name_of(page): page.read_text(encoding="utf-8") for page in PAGES} | generated

@@ -35,6 +35,7 @@ def feed(name: str, folder: Path, cases: int) -> None:
     fed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_few_broken_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     feed(name, tmp_path, 15)

@@ -29,6 +29,7 @@ def test_a_label_is_one_folder(label: str) -> None:
     assert "\0" not in name
 
 
+@pytest.mark.slow
 @given(labels, labels)
 def test_two_labels_are_two_folders(one: str, other: str) -> None:
     assert (folder_name(one) == folder_name(other)) == (one == other)

@@ -111,6 +111,7 @@ class TestSpectralNorms:
 
 
 class TestLogitSize:
+    @pytest.mark.slow
     def test_is_the_largest_of_the_forward_pass(self, model: torch.nn.Module) -> None:
         size = LogitSize(model)
         size.due = True

@@ -114,10 +114,12 @@ class TestRefuses:
         with pytest.raises(AnalysisError, match="went wrong"):
             Reference(cube_of(loss=loss))
 
+    @pytest.mark.slow
     def test_a_model_that_is_not_there(self) -> None:
         with pytest.raises(AnalysisError, match="Did you mean 'nano-96k'"):
             Reference("nano", model="nano-95k")
 
+    @pytest.mark.slow
     def test_several_models_without_a_choice(self) -> None:
         with pytest.raises(AnalysisError, match="3 models; pass model="):
             Reference("nano")

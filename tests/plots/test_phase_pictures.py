@@ -47,6 +47,7 @@ def test_every_seed_of_a_shared_change_is_a_dot_at_its_own_step(shared: xr.Datas
     np.testing.assert_array_equal(np.sort(drawn), np.sort(expected[expected >= 0]))
 
 
+@pytest.mark.slow
 def test_the_axis_of_changes_covers_the_steps_given(shared: xr.Dataset) -> None:
     low, high = plots.change_points(shared, steps=[0, 10, 143_000]).axes[0].get_xlim()
     assert low <= 0

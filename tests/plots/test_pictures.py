@@ -176,6 +176,7 @@ def test_coverage_of_many_models_shows_those_with_most_runs_and_says_so() -> Non
     assert "30 models not drawn" in plots.describe_coverage(cover, limit=10)
 
 
+@pytest.mark.slow
 def test_outliers_draw_the_runs_asked_for(cube: xr.Dataset) -> None:
     scores = outlier_scores(cube)
     model = str(cube["model"].values[0])
@@ -289,6 +290,7 @@ def test_svg_is_the_same_every_time_and_under_any_settings(cube: xr.Dataset, met
         assert once() == first
 
 
+@pytest.mark.slow
 def test_names_with_markup_stay_text_in_svg() -> None:
     name = 'eval/<script>alert(1)<&">/acc'
     frame = pd.DataFrame({"model": "<m>&\x07", "seed": 0, "step": [0, 1], "metric": name, "value": [0.0, 1.0]})

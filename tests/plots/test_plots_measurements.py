@@ -178,6 +178,7 @@ def test_a_cube_without_the_group_is_refused(given: str, off: xr.Dataset) -> Non
         DRAW[given](off)
 
 
+@pytest.mark.slow
 def test_names_stay_text_in_svg(dimensions: xr.Dataset) -> None:
     wild = dimensions.assign_coords(model=["<m>&$x$"])
     figure = plots.outlier_dimensions(wild)
@@ -391,6 +392,7 @@ def test_a_diverged_run_is_a_triangle_at_the_edge_in_its_colour(off: xr.Dataset)
     assert to_hex(triangle.get_color()) == to_hex(named.get_color())
 
 
+@pytest.mark.slow
 def test_quiet_runs_are_not_named(off: xr.Dataset) -> None:
     quiet = off.sel(seed=[0, 1, 3, 4])
     figure = plots.run_scores(outlier_scores(quiet, threshold=50.0), metric="loss/0/ce")

@@ -89,6 +89,7 @@ def tree(elements: np.ndarray) -> xr.DataTree:
 # --- statistics by part and layer -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_parts_without_a_layer_are_drawn_first_matrices_before_biases(cube: xr.Dataset) -> None:
     figure = plots.statistics(cube, measure="l2")
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["all", "embed_in", "all.bias"]
@@ -112,6 +113,7 @@ def test_models_that_were_not_measured_on_a_part_stay_out_of_its_legend(cube: xr
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["large"]
 
 
+@pytest.mark.slow
 def test_panels_take_the_place_of_an_ax(cube: xr.Dataset) -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
@@ -335,6 +337,7 @@ def test_one_run_can_be_chosen_and_has_no_band(tree: xr.DataTree) -> None:
     assert figure.axes[0].get_title(loc="left") == f"{SUBJECT}, m seed 3"
 
 
+@pytest.mark.slow
 def test_elements_beyond_the_bins_are_told_of(tree: xr.DataTree) -> None:
     group = tree["histograms"].to_dataset().copy(deep=True)
     group["count"][0, 2, 0, 0, -1] = 7

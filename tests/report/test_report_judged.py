@@ -56,6 +56,7 @@ def test_findings_are_those_of_the_audit(summary: dict, odd: xr.Dataset) -> None
     assert sum(summary["findings"]["counts"].values()) == found.sizes["finding"]
 
 
+@pytest.mark.slow
 def test_a_finding_stands_in_the_audit_with_what_to_do(summary: dict) -> None:
     said = section(summary, "audit")
     (row,) = (row for row in summary["findings"]["rows"] if row["kind"] == "impossible-value")
@@ -113,6 +114,7 @@ def test_large_cubes_are_judged_in_part_and_the_page_says_so(monkeypatch: pytest
     assert found.notes[0].startswith(f"Looked at: 2 of {cube.sizes['metric']} metrics")
 
 
+@pytest.mark.slow
 def test_a_cube_without_logs_says_how_to_have_them(plain_summary: dict) -> None:
     assert "polystab read training-log" in section(plain_summary, "warning")
 

@@ -57,6 +57,7 @@ def test_agreement_rows_are_the_numbers_of_agreement_at_the_last_step(found: dic
         np.testing.assert_equal([row["agreement"], row["lower"]], [one["agreement"].item(), one["lower"].item()])
 
 
+@pytest.mark.slow
 def test_agreement_is_given_for_all_tasks_first_and_by_task(found: dict) -> None:
     tasks = {row["task"] for row in found["agreement"]["rows"]}
     assert "pooled" in tasks

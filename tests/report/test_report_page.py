@@ -117,6 +117,7 @@ def test_every_anchor_leads_somewhere_and_identifiers_are_unique(html: str) -> N
     assert wanted <= set(ids)
 
 
+@pytest.mark.slow
 def test_headings_tables_and_pictures_can_be_followed_without_eyes(html: str) -> None:
     page = Page(html)
     assert len(page.all("h1")) == 1

@@ -57,6 +57,7 @@ def test_final_rows_are_the_numbers_of_seed_spread(summary: dict, tree: xr.DataT
             assert row[name] is None if not np.isfinite(expected) else row[name] == expected
 
 
+@pytest.mark.slow
 def test_curves_are_the_numbers_of_seed_band(summary: dict, tree: xr.DataTree) -> None:
     band = seed_band(tree)
     for curve in summary["curves"]["metrics"]:
@@ -79,6 +80,7 @@ def test_contents_are_the_numbers_of_cube_coverage(summary: dict, tree: xr.DataT
     assert [model["runs"] for model in summary["contents"]["models"]] == cover["n_runs"].values.tolist()
 
 
+@pytest.mark.slow
 def test_variance_rows_are_the_numbers_of_variance_components(summary: dict, tree: xr.DataTree) -> None:
     components = ps.variance_components(tree)
     at_end = final_components(components, variance_fractions(components))

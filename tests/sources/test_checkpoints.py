@@ -87,6 +87,7 @@ def test_the_model_is_the_one_that_was_saved(folder):
         assert torch.equal(checkpoint.model()(batch).logits, tiny_model().eval()(batch).logits)
 
 
+@pytest.mark.slow
 def test_the_model_is_loaded_once_in_evaluation_mode(folder):
     with opened(folder) as checkpoint:
         assert checkpoint.model() is checkpoint.model()

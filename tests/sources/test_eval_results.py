@@ -603,6 +603,7 @@ class TestTrees:
         several.attrs["created"] = alone.attrs["created"]
         xr.testing.assert_identical(alone, several)
 
+    @pytest.mark.slow
     def test_a_process_that_fails_costs_nothing(self, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         alone = ps.read_lm_eval(released)
         monkeypatch.setattr(eval_parts, "ENOUGH_FILES", 20)

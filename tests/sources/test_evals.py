@@ -112,6 +112,7 @@ class TestAgainstTheHarness:
         cube = ps.read_lm_eval(harness_tree).to_dataset().sel(model="tiny", seed=3, step=STEP)
         assert every.values == {metric: cube["value"].sel(metric=metric).item() for metric in every.values}
 
+    @pytest.mark.slow
     def test_standard_errors_of_means_are_those_of_a_results_file(self, every: Measurement, harness_tree: Path) -> None:
         stderr = ps.read_lm_eval(harness_tree).to_dataset().sel(model="tiny", seed=3, step=STEP)["stderr"]
         theirs = {str(m): float(stderr.sel(metric=m)) for m in stderr["metric"].values if stderr.sel(metric=m) >= 0}
@@ -131,6 +132,7 @@ class TestAgainstTheHarness:
         np.testing.assert_array_equal(ours["correct"], theirs["correct"])
         np.testing.assert_array_equal(ours["margin"], theirs["margin"])
 
+    @pytest.mark.slow
     def test_the_tree_of_samples_is_a_valid_cube(self, harness_tree: Path, tmp_path: Path) -> None:
         tree = read_lm_eval_samples(harness_tree)
         assert ps.validate_cube(tree) == []
@@ -183,6 +185,7 @@ class TestChance:
 
 
 class TestDeterminism:
+    @pytest.mark.slow
     def test_twice_gives_the_same(self, tasks: Path, every: Measurement) -> None:
         again = measured(tasks, *ALL_TASKS)
         assert again.values == every.values
@@ -241,6 +244,7 @@ class TestDeterminism:
         change(folder / "toy_pairs.yaml", metadata={"chance": 0.25})
         assert measured(folder, "toy_pairs").metrics["eval/toy_pairs/acc"]["chance"] == 0.25
 
+    @pytest.mark.slow
     def test_batch_size_changes_no_answer(self, tasks: Path, every: Measurement) -> None:
         other = measured(tasks, "toy_mixed", batch_size=5).details["items"]
         items = every.details["items"]
@@ -253,6 +257,7 @@ class TestQuiet:
         measured(tasks, *ALL_TASKS, num_fewshot=1)
         assert capfd.readouterr() == ("", "")
 
+    @pytest.mark.slow
     def test_random_states_are_put_back(self, tasks: Path) -> None:
         before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
         measured(tasks, "toy_write")

@@ -434,6 +434,7 @@ class TestCommand:
         with ps.open_tree(tmp_path / "x.nc") as tree:
             assert tree["items"].sizes["item"] == 3
 
+    @pytest.mark.slow
     def test_units_that_failed_are_counted_as_refused_when_joined(self, table: Path, out: Path, tmp_path: Path) -> None:
         fill(Trouble(when={1: "error"}), runs=table, output=out)
         result = run("fill", "-o", out, "--merge", tmp_path / "x.nc")
@@ -448,6 +449,7 @@ class TestCommand:
         assert "failed 2 toy damaged-weights, first toy-1m seed 0 step 1" in result.output
         assert "run the same command again" in result.output
 
+    @pytest.mark.slow
     def test_json_has_the_promised_keys(self, table: Path, out: Path, tmp_path: Path) -> None:
         result = run(
             "fill", "toy", "--runs", table, "-o", out, "--steps", "0:1", "--merge", tmp_path / "x.nc", "--json"
@@ -456,6 +458,7 @@ class TestCommand:
         assert (said["planned"], said["done"], said["already_done"], said["failed"]) == (4, 4, 0, [])
         assert said["cube"]["values"] == 8
 
+    @pytest.mark.slow
     def test_merge_alone_joins_what_is_there(self, table: Path, out: Path, tmp_path: Path) -> None:
         run("fill", "toy", "--runs", table, "-o", out)
         result = run("fill", "-o", out, "--merge", tmp_path / "x.nc")

@@ -349,6 +349,7 @@ class TestBadInput:
         with pytest.raises(PolystabError, match="1 x 1 x 1 x 2 cells"):
             read_lm_eval_samples(tmp_path)
 
+    @pytest.mark.slow
     def test_answers_survive_the_file(self, tmp_path: Path) -> None:
         write(tmp_path / "tree", [row(0), row(1, (-2.0, -1.0))])
         tree = read_lm_eval_samples(tmp_path / "tree")
@@ -357,6 +358,7 @@ class TestBadInput:
             np.testing.assert_array_equal(opened["items"]["choice"].values.ravel(), [0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flag", "kept"), [(["--items"], True), ([], False)])
 def test_the_command_reads_items_when_asked_to(tmp_path: Path, flag: list[str], kept: bool) -> None:
     (tmp_path / "results").mkdir()

@@ -32,6 +32,7 @@ def test_no_rows_have_no_f1() -> None:
     assert np.isnan(f1_scores(np.array([]), np.array([]))).all()
 
 
+@pytest.mark.slow
 def test_logistic_weights_are_those_of_sklearn() -> None:
     x, y = labelled()
     weights, bias = fit_logistic(x, y, 3)
@@ -65,6 +66,7 @@ def test_the_online_code_takes_a_class_that_early_blocks_lack() -> None:
     assert np.isfinite(online_codelength(x, y, 3))
 
 
+@pytest.mark.slow
 def test_the_online_code_of_random_labels_is_no_shorter_than_the_uniform_one() -> None:
     rng = np.random.default_rng(1)
     assert online_codelength(rng.normal(size=(500, 5)), rng.integers(0, 2, 500), 2) > 500 * np.log(2)

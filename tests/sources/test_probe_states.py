@@ -71,6 +71,7 @@ def test_a_text_of_no_tokens_is_aligned_too() -> None:
     assert aligned([], [(0, 2)]).tolist() == [[-1, -1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pool", "tokens"), [("first", [0, 2, 5]), ("last", [1, 4, 5])])
 def test_one_subword_stands_for_a_word(model: Any, pool: str, tokens: list[int]) -> None:
     expected = of_tokens(model, [2, 3, 4, 5, 6, 7])[:, tokens]
@@ -89,6 +90,7 @@ def test_all_layers_are_there_with_the_embeddings_first(model: Any) -> None:
     torch.testing.assert_close(found[0], model.get_input_embeddings().weight[[3, 6, 7]])
 
 
+@pytest.mark.slow
 def test_texts_beside_it_do_not_change_the_states_of_a_text(model: Any) -> None:
     texts, spans = ("a", TEXT, "fedcba abc"), (((0, 1),), WORDS, ((0, 6), (7, 10)))
     alone = [states(model, (text,), (places,)).hidden for text, places in zip(texts, spans, strict=True)]

@@ -173,6 +173,7 @@ def test_a_context_that_leaves_no_label_is_refused(tmp_path: Path) -> None:
     assert caught.value.reason == "no-labels"
 
 
+@pytest.mark.slow
 def test_texts_are_probed_as_a_whole(tmp_path: Path) -> None:
     rows = ["the dog sleeps\tone", "the dogs sleep\tmany"] * 10
     (tmp_path / "number.tsv").write_text("\n".join(rows), encoding="utf-8")
@@ -236,6 +237,7 @@ def test_a_filled_cube_is_saved_and_read_with_its_probes(tree: Any, tmp_path: Pa
     np.testing.assert_array_equal(again["probes"]["weights"].values, tree["probes"]["weights"].values)
 
 
+@pytest.mark.slow
 def test_codelengths_of_a_filled_cube_are_compared(tree: Any) -> None:
     found = probe_codelengths(tree)
     assert found["start_compression"].sel(step=0, model="wide").values == pytest.approx(1.0)

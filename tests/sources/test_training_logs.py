@@ -77,6 +77,7 @@ def test_every_format_gives_the_same_cells(tmp_path, name, text, packed):
     assert cells(read_training_log(path)) == {("m", 0, 0, TRAIN): 9.5, ("m", 0, 10, TRAIN): 8.25}
 
 
+@pytest.mark.slow
 def test_cube_is_valid_and_survives_saving(tmp_path):
     tree = read_training_log(write(tmp_path, "a.csv", "run,step,loss,val_loss\nb,0,9,\na,0,8,7\n"), model="m")
     assert ps.validate_cube(tree) == []
@@ -733,6 +734,7 @@ def test_by_model_joined_is_the_common_cube(tmp_path):
     xr.testing.assert_equal(joined["value"], read_training_log(path).to_dataset()["value"])
 
 
+@pytest.mark.slow
 def test_huge_empty_grid_is_refused_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(gathering, "SPARSE_CELLS", 20)
     monkeypatch.setattr(gathering, "SPARSE_SHARE", 0.5)
@@ -749,6 +751,7 @@ def test_attributes_are_taken_over(tmp_path):
     assert (attrs["title"], attrs["license"], attrs["source"]) == ("My runs", "MIT", "training log: a.csv")
 
 
+@pytest.mark.slow
 def test_same_input_gives_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     saved = []

@@ -255,6 +255,7 @@ class TestJoining:
         with pytest.raises(ConflictError, match="two sources give 'correct'"):
             join_units(out)
 
+    @pytest.mark.slow
     def test_numbers_texts_truths_and_single_values_are_kept(self, write: Write, out: Path) -> None:
         data = xr.Dataset(
             {"f": ("r", [1.5, 2.5]), "t": ("r", ["a", "b"]), "b": ("r", [True, False]), "one": ((), 4), "u": ("r", np.array([255, 1], np.uint8))},

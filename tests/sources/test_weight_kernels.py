@@ -127,6 +127,7 @@ def test_very_small_and_very_large_matrices_keep_their_singular_values(scale):
     assert singular_values(x * np.float32(scale)) == pytest.approx(singular_values(x).astype(float) * scale, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_small_matrices_are_decomposed():
     x = planted(300, 100, np.logspace(0, -5, 100))
     assert singular_values(x) == pytest.approx(np.linalg.svd(x.astype(np.float64), compute_uv=False), rel=1e-9)
@@ -146,6 +147,7 @@ def test_the_features_of_singular_values_are_good_to_a_hundred_thousandth_withou
     assert matrix_singular(x) == pytest.approx(true, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_features_of_singular_values_are_those_of_each_of_them():
     x = normal(500, 300, sd=0.02)
     assert matrix_singular(x) == pytest.approx(singular(singular_values(x)), rel=1e-9)
@@ -197,6 +199,7 @@ def test_a_gaussian_matrix_has_outliers_in_about_one_of_a_hundred_cases(shape):
     assert sum(count > 0 for count in several) <= 2  # 12 cases of 1 %: more than two in 0.02 % of all seeds
 
 
+@pytest.mark.slow
 def test_planted_directions_beyond_the_edge_are_counted():
     x = normal(600, 300, sd=0.02)
     edge = 0.02 * (math.sqrt(600) + math.sqrt(300))

@@ -60,6 +60,7 @@ def test_elements_that_move_together_either_way_correlate_in_size_only() -> None
     assert pair.size_correlation > 0.5
 
 
+@pytest.mark.slow
 def test_unrelated_large_updates_scatter_as_their_sample_does() -> None:
     found = pairs_of({DENSE.format(i): drawn(i, 700, 700) for i in range(8)})
     cosines = np.array([pair.correlation for pair in found.values()])

@@ -116,6 +116,7 @@ def test_a_set_measures_the_same_alone_as_among_others(run, name):
     assert alone
 
 
+@pytest.mark.slow
 def test_measuring_twice_gives_the_same_bytes(run):
     save(run, 0, neox())
     assert measured(run, 0).values == measured(run, 0).values
@@ -389,6 +390,7 @@ def test_no_set_is_refused():
 # --- the same by other means ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_more_than_is_held_in_memory_is_read_again_with_the_same_result(run, monkeypatch):
     save(run, 0, neox())
     once = measured(run, 0).values
@@ -421,6 +423,7 @@ def test_tensors_are_those_of_the_checkpoint_in_its_order(run):
     assert all(a.dtype == b.dtype and torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_shards_are_read_each_with_its_own_tensors(run):
     whole = neox()
     save(run, 0, whole)
@@ -437,6 +440,7 @@ def test_shards_are_read_each_with_its_own_tensors(run):
     assert found["weight/all/distance"] == 0
 
 
+@pytest.mark.slow
 def test_pickled_weights_are_measured_as_well(run):
     folder = save(run, 0, neox())
     once = measured(run, 0).values

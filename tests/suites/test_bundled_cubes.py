@@ -44,6 +44,7 @@ class TestEach:
     def test_is_valid(self, named: tuple[str, xr.DataTree]) -> None:
         assert ps.validate_cube(named[1]) == []
 
+    @pytest.mark.slow
     def test_holds_the_runs_of_todays_recipe_with_their_seeds(self, named: tuple[str, xr.DataTree]) -> None:
         name, tree = named
         cube = tree.to_dataset()
@@ -109,6 +110,7 @@ def test_the_seed_decides_whether_nano_learns_to_recall(nano: xr.Dataset) -> Non
 
 
 class TestEdge:
+    @pytest.mark.slow
     def test_a_quarter_to_three_fifths_of_the_runs_go_wrong(self, edge: xr.Dataset) -> None:
         assert edge["known"].sum() >= 48
         assert edge.sizes["model"] >= 4

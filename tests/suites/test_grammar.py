@@ -35,6 +35,7 @@ def test_the_vocabulary_has_no_word_twice() -> None:
     assert len(set(words)) == len(words)
 
 
+@pytest.mark.slow
 @given(SEEDS, st.integers(1, 80))
 def test_every_word_of_a_document_is_in_the_vocabulary(seed: int, length: int) -> None:
     words = grammar.document(Choices(np.random.default_rng(seed)), length)
@@ -91,6 +92,7 @@ def test_depth_in_a_sentence_rises_by_one_at_a_relative_pronoun(seed: int) -> No
         assert after.depth - before.depth == 1 if after.text == "that" else after.depth <= before.depth
 
 
+@pytest.mark.slow
 @given(SEEDS, st.integers(1, 6))
 def test_attractors_are_the_nouns_after_the_head(seed: int, attractors: int) -> None:
     phrase = grammar.noun_phrase(Choices(np.random.default_rng(seed)), attractors=attractors)

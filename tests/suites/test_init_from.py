@@ -218,6 +218,7 @@ def test_a_constant_stays_constant(how: str) -> None:
 # From a cube.
 
 
+@pytest.mark.slow
 def test_a_cube_with_histograms_gives_the_matrices_that_its_checkpoint_gives(folder: Path, tree: xr.DataTree) -> None:
     from_cube, from_folder = (init_from(source, "histogram", like=RECIPE, rng=2) for source in (tree, folder))
     matrices = [name for name, tensor in from_folder.items() if tensor.ndim == 2]

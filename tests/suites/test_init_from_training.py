@@ -105,6 +105,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(finished: Path, tmp_path: 
     assert weights_digest(resumed.model) == weights_digest(whole.model)
 
 
+@pytest.mark.slow
 def test_an_ordinary_suite_has_the_settings_that_it_always_had(finished: Path) -> None:
     settings = read_settings(finished, "suite")
     assert settings is not None
@@ -114,6 +115,7 @@ def test_an_ordinary_suite_has_the_settings_that_it_always_had(finished: Path) -
 # The folder remembers.
 
 
+@pytest.mark.slow
 def test_another_how_does_not_go_on_in_the_same_folder(folder: Path, finished: Path) -> None:
     with pytest.raises(ConflictError, match="other settings"):
         begin(folder, finished / LAST, init_how="histogram")
@@ -250,6 +252,7 @@ def test_nano_init_begins_with_runs_that_it_does_not_compare(quick: bool) -> Non
     assert set(named) <= set(suite("nano", quick=quick).runs) | ({*named} if quick else set())
 
 
+@pytest.mark.slow
 def test_the_ordinary_runs_of_nano_init_are_those_of_nano() -> None:
     with ps.load_cube("nano-init") as ours, ps.load_cube("nano") as nano:
         ordinary = ours["value"].sel(model="nano-33k")

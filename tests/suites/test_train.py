@@ -143,6 +143,7 @@ def test_the_result_counts_runs(trained: tuple[Path, TrainResult]) -> None:
     assert (result.trained, result.already_done, result.diverged, result.failed) == (2, 0, (), ())
 
 
+@pytest.mark.slow
 def test_each_checkpoint_of_each_run_has_a_unit(folder: Path) -> None:
     wanted = {f"units/training/tiny/seed{seed}/step{step}.npz" for seed in range(2) for step in GRID}
     assert set(files(folder, "units")) == wanted
