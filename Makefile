@@ -29,8 +29,8 @@ report: $(VENV)/core  ## write report.html for the bundled cube nano
 test: $(VENV)/test  ## run all tests
 	$(BIN)/python -m pytest -n auto
 
-quick: $(VENV)/test  ## run the tests that take less than a minute together
-	$(BIN)/python -m pytest -n auto -m "not slow"
+quick: $(VENV)/test  ## run the tests that take less than a minute together (doctests are in `test`)
+	$(BIN)/python -m pytest -n auto -m "not slow" tests
 
 lint: $(VENV)/test  ## check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polystab.analysis.arrays import Bools, Floats, Ints, mean, median
-from polystab.analysis.outliers.scores import NORMAL_MAD, NORMAL_MEAN_AD
+from polystab.analysis.outliers.zscores import NORMAL_MAD, NORMAL_MEAN_AD
 
 
 def runs_needed(false_alarm: float) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from polystab.analysis.arrays import Floats, divided, mean, median
 from polystab.analysis.early_warning.curves import POSITIVE
 from polystab.analysis.early_warning.features import SHIFTLESS, Table
-from polystab.analysis.outliers.scores import NORMAL_MAD, NORMAL_MEAN_AD
+from polystab.analysis.outliers.zscores import NORMAL_MAD, NORMAL_MEAN_AD
 
 # Fewer siblings say nothing about how far apart siblings are.
 MIN_SIBLINGS = 3

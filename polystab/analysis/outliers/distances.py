@@ -8,7 +8,7 @@ import xarray as xr
 from polystab.analysis.arrays import Bools, Floats, Ints, cells, described, divided, labels, mean
 from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.options import check_whole
-from polystab.analysis.outliers.scores import MIN_RUNS, robust_z
+from polystab.analysis.outliers.zscores import MIN_RUNS, robust_z
 from polystab.cube.validate import as_cube
 
 # A robust z beyond this is remote whatever it is; it keeps a diverged run from making NaN of a product.

@@ -24,7 +24,8 @@ from polystab.analysis.outliers.kernels import (
     running_median,
     stretch,
 )
-from polystab.analysis.outliers.scores import THRESHOLD, robust_z
+from polystab.analysis.outliers.scores import THRESHOLD
+from polystab.analysis.outliers.zscores import robust_z
 from polystab.errors import AnalysisError
 
 # With three runs any of them is alone; the majority of four can be told.
