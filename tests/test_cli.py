@@ -48,6 +48,7 @@ def evals(tmp_path: Path) -> Path:
 
 
 class TestRead:
+    @pytest.mark.slow
     def test_lm_eval_json_has_the_promised_keys(self, evals: Path, tmp_path: Path) -> None:
         said = facts(run("read", "lm-eval", evals, "-o", tmp_path / "x.nc", "--json"))
         assert said["files"] == 2
@@ -69,6 +70,7 @@ class TestRead:
         assert (tmp_path / "x.nc").read_text() == "mine"
         assert run("read", "lm-eval", evals, "-o", tmp_path / "x.nc", "--overwrite").exit_code == 0
 
+    @pytest.mark.slow
     def test_a_revision_gets_its_step(self, evals: Path, tmp_path: Path) -> None:
         text = (evals / "good.json").read_text().replace("revision=step8", "revision=main")
         (evals / "good.json").write_text(text)
@@ -82,6 +84,7 @@ class TestRead:
         assert result.exit_code == 2
         assert "--revision" in result.output
 
+    @pytest.mark.slow
     def test_training_log_maps_columns(self, tmp_path: Path) -> None:
         (tmp_path / "log.csv").write_text("rec,run,at,val_loss\na,x,0,3.0\na,y,0,3.5\na,x,10,2.0\n")
         said = facts(
@@ -101,6 +104,7 @@ class TestRead:
         assert len(said) == 2
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-b-2.nc", "a-b.nc"]
 
+    @pytest.mark.slow
     def test_table_reads_wide_columns(self, tmp_path: Path) -> None:
         (tmp_path / "w.tsv").write_text("seed\tstep\tL1\tL2\n0\t0\t1\t2\n1\t0\t3\t4\n")
         facts(
@@ -140,6 +144,7 @@ class TestInfo:
     def test_a_name_works_like_a_file(self) -> None:
         assert len(facts(run("info", "demo", "--json"))["seeds"]) == 10
 
+    @pytest.mark.slow
     def test_text_names_models_and_seeds(self, cube: Path) -> None:
         assert "(4 seeds)" in run("info", cube).output
 
@@ -150,6 +155,7 @@ class TestInfo:
 
 
 class TestValidate:
+    @pytest.mark.slow
     def test_a_valid_cube_exits_0(self, cube: Path) -> None:
         assert facts(run("validate", cube, "--json")) == {"valid": True, "violations": []}
 

@@ -36,6 +36,7 @@ OF_A_CUBE: list[Callable[[xr.Dataset], Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", OF_A_CUBE)
 @pytest.mark.parametrize("dim", ["seed", "step"])
 def test_a_cube_with_nothing_along_a_dimension_is_refused(ask: Callable[[xr.Dataset], Any], dim: str) -> None:

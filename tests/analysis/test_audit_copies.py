@@ -46,6 +46,7 @@ def nearly_identical(n_runs: int, n_metrics: int, decimals: int, noise: float) -
     return np.round(curve + rng.normal(0, noise * 10.0**-decimals, (1, n_runs, 60, n_metrics)), decimals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.05, 0.1, 0.3, 1.0])
 def test_rounded_runs_that_are_nearly_the_same_are_no_copies(noise: float) -> None:
     assert found(nearly_identical(12, 12, 2, noise)) == []
@@ -187,6 +188,7 @@ def test_no_clean_cube_of_forty_has_a_copy(n_items: int, shape: tuple[int, ...])
     assert coarse_cubes(40, n_items, shape) == 0
 
 
+@pytest.mark.slow
 def test_losses_with_four_decimals_are_no_copies() -> None:
     rng = np.random.default_rng(3)
     curve = 4 + 4 * np.exp(-np.arange(40) / 8)

@@ -59,6 +59,7 @@ def test_without_exclude_nothing_is_said(name: str, cube: xr.Dataset) -> None:
     assert not [key for key in ANALYSES[name](cube).attrs if key.startswith("excluded")]
 
 
+@pytest.mark.slow
 def test_findings_made_before_do_the_same(cube: xr.Dataset) -> None:
     assert leave_out(cube, audit_cube(cube))[0].identical(leave_out(cube, "audit")[0])
 

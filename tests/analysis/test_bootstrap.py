@@ -191,6 +191,7 @@ def test_variance_parts_are_recovered(design: str) -> None:
     np.testing.assert_allclose(mean.sel(side="difference"), both, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_drawing_both_counts_the_interaction_three_times() -> None:
     rng = np.random.default_rng(0)
     found = multibootstrap(
@@ -272,6 +273,7 @@ def test_order_of_seeds_and_items_does_not_matter_to_what_is_not_drawn() -> None
     np.testing.assert_allclose(ends(one, "t"), ends(two, "t"), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_further_dimensions_are_compared_one_by_one() -> None:
     base = np.stack([scores(k) for k in range(3)])
     other = np.stack([scores(k + 10) for k in range(3)])

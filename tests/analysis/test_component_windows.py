@@ -172,6 +172,7 @@ def test_slow_noise_is_not_taken_for_a_seed_effect() -> None:
     assert of(white, "estimate", "seed").mean() > 0.2
 
 
+@pytest.mark.slow
 def test_correlation_over_steps_follows_uneven_spacing() -> None:
     steps = [0, 100, 200, 300, 500, 900, 1000, 1400, 1500, 2000]
     rng = np.random.default_rng(8)
@@ -575,6 +576,7 @@ def test_options_that_do_not_exist_are_refused_with_a_hint(options: dict[str, ob
         variance_over_windows(window_cube(np.random.default_rng(103)), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.999])
 def test_intervals_grow_with_the_level(level: float) -> None:
     cube = window_cube(np.random.default_rng(104), n=50, rho=0.5)

@@ -160,6 +160,7 @@ def test_runs_of_an_unknown_model_are_compared_with_each_other(fitted: EarlyWarn
     assert score[wrong].min() > np.median(score[~wrong])
 
 
+@pytest.mark.slow
 def test_what_was_wrong_already_is_not_learned_from() -> None:
     tree, labels = make_runs(signal=0.0, rng=11)
     seen = labels.assign(seen_at=xr.where(labels["wrong"], 60.0, np.nan))

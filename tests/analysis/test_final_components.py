@@ -53,6 +53,7 @@ def test_a_metric_measured_nowhere_has_step_minus_one_and_no_numbers(cube: xr.Da
     assert found["variance"].isnull().all()
 
 
+@pytest.mark.slow
 def test_one_part_alone_is_not_informative(cube: xr.Dataset) -> None:
     assert final_components(*_both(cube))["informative"].all()
     alone = cube.isel(model=[0]).drop_vars("stderr", errors="ignore")

@@ -113,6 +113,7 @@ def unbalanced(rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame({"y": y, "model": model, "lr": lr, "kind": kind})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_one_unbalanced_factor_agrees_with_statsmodels(seed: int) -> None:
     import statsmodels.formula.api as smf
@@ -269,6 +270,7 @@ def test_scaling_y_scales_variances_and_shifts_the_criterion(make: Make, factor:
         assert two.fixed_effects[name] == pytest.approx(factor * value, rel=1e-6)
 
 
+@pytest.mark.slow
 @EXAMPLES
 def test_adding_fixed_effects_to_y_moves_only_them(make: Make) -> None:
     y, factors, fixed = make()
@@ -279,6 +281,7 @@ def test_adding_fixed_effects_to_y_moves_only_them(make: Make) -> None:
     np.testing.assert_allclose(moved, [1000, 20, -5, 0], atol=1e-7)
 
 
+@pytest.mark.slow
 @EXAMPLES
 def test_permuting_rows_changes_nothing(make: Make) -> None:
     y, factors, fixed = make()
@@ -287,6 +290,7 @@ def test_permuting_rows_changes_nothing(make: Make) -> None:
     same(fit_reml(y, factors, fixed), fit_reml(y[order], *shuffled))
 
 
+@pytest.mark.slow
 @EXAMPLES
 def test_relabelling_and_reordering_factors_changes_nothing(make: Make) -> None:
     y, factors, fixed = make()
@@ -294,6 +298,7 @@ def test_relabelling_and_reordering_factors_changes_nothing(make: Make) -> None:
     same(fit_reml(y, factors, fixed), fit_reml(y, renamed, fixed))
 
 
+@pytest.mark.slow
 @EXAMPLES
 def test_a_matrix_means_the_same_as_its_columns(make: Make) -> None:
     y, factors, fixed = make()
@@ -306,6 +311,7 @@ def test_a_matrix_means_the_same_as_its_columns(make: Make) -> None:
     assert list(two.fixed_effects) == ["c", "x", "v", "w"]
 
 
+@pytest.mark.slow
 @EXAMPLES
 def test_missing_rows_are_left_out_and_counted(make: Make) -> None:
     y, factors, fixed = make()

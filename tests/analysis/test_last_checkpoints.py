@@ -115,6 +115,7 @@ def test_huge_and_tiny_values_neither_overflow_nor_vanish() -> None:
         np.testing.assert_allclose(moved["sd_detrended"], np.ldexp(plain["sd_detrended"], power))
 
 
+@pytest.mark.slow
 def test_nano_has_noise() -> None:
     assert checkpoint_noise(ps.select(ps.load_cube("nano"), family="eval"))["sd"].notnull().all()
 

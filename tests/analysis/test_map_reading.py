@@ -127,6 +127,7 @@ def test_the_metric_that_moves_at_a_transition_is_named() -> None:
     np.testing.assert_allclose(read["effect"].values, -read["effect"].values.transpose(1, 0, 2))
 
 
+@pytest.mark.slow
 def test_effects_do_not_depend_on_units_but_for_their_sign() -> None:
     rng = np.random.default_rng(0)
     value = rng.normal(size=(1, 5, 40, 2)) + 5 * (np.arange(40) >= 20)[:, None]

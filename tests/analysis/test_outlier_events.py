@@ -134,6 +134,7 @@ def test_depth_of_two_runs_or_of_nothing_is_nan() -> None:
     assert np.isnan(curve_depth(make_cube(np.full((1, 5, 5, 2), np.nan)))["mean_depth"]).all()
 
 
+@pytest.mark.slow
 def test_joint_distance_sees_what_no_single_metric_shows() -> None:
     rng = np.random.default_rng(9)
     common = rng.normal(size=(1, 12, 20, 1))

@@ -270,6 +270,7 @@ def test_rotations_are_orthogonal_and_contrasts_too() -> None:
     np.testing.assert_allclose(basis.sum(axis=0), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rotations_are_uniform_on_the_sphere() -> None:
     # Of a coordinate of a uniform direction in d dimensions the square is 1 / d, the fourth power 3 / (d (d + 2)).
     first = rotations(4, 40_000, np.random.default_rng(1))[:, :, 0]

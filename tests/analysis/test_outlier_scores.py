@@ -74,6 +74,7 @@ def test_known_answer_of_the_410m_training_map(shared_data: Path) -> None:
     assert {seed: step for seed, step in first.items() if step >= 0} == {3: 83000, 4: 123000}
 
 
+@pytest.mark.slow
 def test_two_outliers_do_not_hide_each_other() -> None:
     value = np.random.default_rng(3).normal(size=(1, 10, 1, 1))
     value[0, :2] += 100
@@ -127,6 +128,7 @@ def test_copies_are_scored_but_do_not_count() -> None:
     assert int(with_copies["n"].max()) == 5
 
 
+@pytest.mark.slow
 def test_run_summary_counts_what_the_scores_say() -> None:
     value = np.random.default_rng(5).normal(size=(2, 6, 7, 3))
     value[1, 2, 4:, 1] += 50
@@ -241,6 +243,7 @@ def test_plain_z_of_ties_and_divergence() -> None:
     assert score[:, 1].tolist() == [-1.0, 0.0, 1.0, np.inf]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["leave_one_out", "reference", "z"])
 def test_other_methods_exceed_the_threshold_as_often_as_expected(method: str) -> None:
     x = np.random.default_rng(9).normal(size=(1, 10, 60, 100))

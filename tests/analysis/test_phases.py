@@ -164,6 +164,7 @@ def test_joint_reasons() -> None:
     assert [REASONS[code] for code in codes] == ["looked_at", "not_measured", "constant", "constant"]
 
 
+@pytest.mark.slow
 def test_ties_are_no_changes() -> None:
     rng = np.random.default_rng(0)
     curves = [np.round(0.25 + 0.02 * rng.standard_normal(N), 2) for _ in range(40)]

@@ -94,6 +94,7 @@ def test_variances_are_those_of_the_jackknife_done_by_hand(gappy: Floats) -> Non
     assert found.tau_variance[0] == pytest.approx(jackknife(gappy, pair_of_draws), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_nested_tau_without_ties_is_the_mean_of_scipys() -> None:
     values = scores(3, 3, seed=2)
     draws = [np.array(draw) for draw in product(range(3), repeat=3)]
@@ -210,6 +211,7 @@ def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], sai
         rank_agreement(higher(scores(2, 3, 1, 1)), **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["nested", "crossed"])
 @pytest.mark.parametrize("apart", [1.0, 2.0])
 def test_intervals_cover_the_flips_of_all_seeds(design: str, apart: float) -> None:

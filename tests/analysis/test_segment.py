@@ -152,6 +152,7 @@ def test_p_values_against_no_change_are_even_on_noise() -> None:
         assert abs(np.mean(p <= level) - level) < 3 * np.sqrt(level * (1 - level) / 300)
 
 
+@pytest.mark.slow
 def test_a_change_is_kept_only_if_its_p_value_is_within_the_false_alarm_rate() -> None:
     y = np.random.default_rng(14).normal(size=(40, 60)) + np.repeat([0.0, 1.3, 0.0], 20)
     p = np.concatenate([found.p_values for found in segment_many(y)])

@@ -178,6 +178,7 @@ def test_a_run_that_goes_back_is_read_as_going_back() -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_size_is_read_on_its_own_scale() -> None:
     value, fitted = simple_map()
     _, truth = simulated(3)
@@ -189,6 +190,7 @@ def test_another_size_is_read_on_its_own_scale() -> None:
     assert agreement(states["state"], truth) > 0.9
 
 
+@pytest.mark.slow
 def test_each_model_of_a_fit_has_its_own_scale() -> None:
     value, _ = simulated(3)
     both = np.concatenate([value, 1000 * value - 7], axis=0)
@@ -206,6 +208,7 @@ def test_distance_is_near_1_for_known_checkpoints_and_large_for_strange_ones() -
     assert 0.8 < np.sqrt(np.mean(fitted.states["distance"].values ** 2)) < 1.2
 
 
+@pytest.mark.slow
 def test_missing_checkpoints_are_left_out_and_their_neighbours_joined() -> None:
     value, _ = simulated(3)
     holes = value.copy()
@@ -235,6 +238,7 @@ def test_a_run_without_values_is_neither_fitted_nor_decoded() -> None:
     assert np.isnan(states["log_likelihood"].values[0, 4])
 
 
+@pytest.mark.slow
 def test_constant_metrics_are_left_out_and_named() -> None:
     value, _ = simulated(3)
     value[..., 1] = 0.1

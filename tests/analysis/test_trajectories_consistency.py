@@ -38,6 +38,7 @@ def correlation(a: np.ndarray, b: np.ndarray, kind: str) -> float:
 # --- oracles -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["level", "detrended", "increments"])
 def test_correlations_are_means_of_numpys_over_pairs(kind: str) -> None:
     cube = shaped(np.sin(X), 4, 1, models=3)
@@ -179,6 +180,7 @@ def test_a_copied_run_counts_once() -> None:
     assert found["n_runs"].values.tolist() == [8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("models", "runs", "missing"), [(1, 4, "sizes"), (3, 1, "seeds")])
 def test_a_single_model_or_seed_has_the_other_half_of_the_table(models: int, runs: int, missing: str) -> None:
     found = consistency(shaped(np.sin(X), runs, 1, models=models))

@@ -132,6 +132,7 @@ def test_a_curve_that_turns_is_no_decay_until_it_has_turned() -> None:
     assert float(later["asymptote"].mean()) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.slow
 def test_left_is_what_the_fit_has_still_to_go() -> None:
     found = asymptotes(cube_of(EXPONENTIAL + np.arange(3)[:, None], runs=3), since=0)
     np.testing.assert_allclose(found["left"], -np.exp(-5), atol=1e-4)
@@ -146,6 +147,7 @@ def test_scale_and_offset_change_units_only() -> None:
     np.testing.assert_allclose((other["asymptote"] - 1) * 2.0**20, plain["asymptote"], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_default_leaves_the_first_tenth_out() -> None:
     found = asymptotes(cube_of(noisy(POWER, 3, 0.01), runs=3))
     assert (found["n_steps"] == 36).all()  # steps 3,900 to 39,000 in thousands: 4,000 on

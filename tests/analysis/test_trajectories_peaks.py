@@ -179,6 +179,7 @@ def test_a_copied_run_counts_once() -> None:
 # --- what cannot be said -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_single_run_has_a_peak_of_its_own_and_none_over_runs() -> None:
     found = peaks(noisy(HUMP, 1, 1, 0.0, sd=0.1)).squeeze()
     assert float(found["p"]) < 0.05
@@ -202,6 +203,7 @@ def test_why_no_peak_was_looked_for(value: np.ndarray, reason: str) -> None:
     assert np.isnan(found["p"]).all()
 
 
+@pytest.mark.slow
 def test_missing_checkpoints_and_diverged_runs_are_passed_over() -> None:
     cube = noisy(HUMP, 6, 1, 0.0, sd=0.1)
     value = cube["value"].values.copy()

@@ -178,6 +178,7 @@ def test_intervals_of_a_true_sum_cover(n: int, order: float) -> None:
     assert 0.93 <= float(((found["lower"] <= 1) & (found["upper"] >= 1)).mean()) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_a_true_sum_is_rejected_at_the_stated_rate(n: int) -> None:
     found = seed_additivity(decoupled(np.random.default_rng(40 + n), n, CELLS, (1.0, 0.7)))
@@ -212,6 +213,7 @@ def test_runs_without_any_spread_have_no_ratio() -> None:
     assert np.isnan([number(found[name]) for name in ("sd_ratio", "lower", "p")]).all()
 
 
+@pytest.mark.slow
 def test_a_cube_of_ordinary_seeds_says_which_sets_are_missing() -> None:
     with pytest.raises(AnalysisError, match="initialisation: none"):
         seed_additivity(ps.load_cube("nano"))
@@ -254,6 +256,7 @@ def sized(rng: np.random.Generator, n_seed: int, n_size: int, slope: float, cell
     return cube_of(values, n_parameters=("model", size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seed", [3, 5, 10])
 @pytest.mark.parametrize("n_size", [3, 5])
 def test_intervals_of_a_slope_cover(n_seed: int, n_size: int) -> None:
@@ -358,6 +361,7 @@ def test_models_without_a_given_size_are_named() -> None:
         variance_by_size(sized(np.random.default_rng(83), 3, 2, -1.0, 1), size={"m0": 1.0})
 
 
+@pytest.mark.slow
 def test_an_unknown_size_is_refused_with_a_hint() -> None:
     with pytest.raises(AnalysisError, match="Did you mean 'n_parameters'"):
         variance_by_size(ps.load_cube("nano"), size="n_parameter")

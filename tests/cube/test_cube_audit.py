@@ -98,6 +98,7 @@ def lossy_log(cells: int, rule: str = "last") -> AuditLog:
     return log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [1, 50, 51, 100, 12_345])
 def test_a_list_of_losses_of_any_length_is_one_entry(cells: int) -> None:
     log = lossy_log(cells)

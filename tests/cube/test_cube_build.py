@@ -241,6 +241,7 @@ def test_any_text_is_a_model(one: Callable[..., xr.Dataset], label: str) -> None
 # Types of pandas
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int32", "uint16", "Int64", "Float64", "object", "category", "bool"])
 def test_seeds_may_have_any_integer_type(records: pd.DataFrame, dtype: str) -> None:
     two = records[records["seed"] < 2]

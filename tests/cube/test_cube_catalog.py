@@ -148,6 +148,7 @@ def test_a_tree_is_opened_by_name_or_path(tree: xr.DataTree, tmp_path: Path) -> 
 # Released
 
 
+@pytest.mark.slow
 def test_a_released_cube_is_fetched_into_the_cache(released: CatalogEntry, cache: Path, cube: xr.Dataset) -> None:
     with ps.load_cube("released") as loaded:
         xr.testing.assert_identical(loaded.load(), cube)
@@ -161,6 +162,7 @@ def test_a_released_cube_is_fetched_once(released: CatalogEntry, server: Server)
     assert server.asked == ["/released.nc"]
 
 
+@pytest.mark.slow
 def test_a_damaged_cached_cube_is_fetched_again(released: CatalogEntry, server: Server, cube: xr.Dataset) -> None:
     cube_file("released").write_bytes(b"damaged")
     with ps.load_cube("released") as loaded:
@@ -210,6 +212,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_of_reading(
         ps.load_cube("released")
 
 
+@pytest.mark.slow
 def test_fetching_prints_nothing(released: CatalogEntry, capfd: pytest.CaptureFixture[str]) -> None:
     ps.load_cube("released").close()
     assert capfd.readouterr() == ("", "")

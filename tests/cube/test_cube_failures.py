@@ -30,6 +30,7 @@ def assert_untouched(path: Path) -> None:
         assert cube["value"].item() == 0.25
 
 
+@pytest.mark.slow
 def test_an_invalid_cube_is_not_written(cube: xr.Dataset, old: Path) -> None:
     with pytest.raises(InvalidCubeError, match="attribute-value"):
         ps.save_cube(cube.assign_attrs(created="never"), old)
@@ -42,6 +43,7 @@ def test_what_is_no_cube_is_not_written(old: Path) -> None:
     assert_untouched(old)
 
 
+@pytest.mark.slow
 def test_an_existing_file_is_kept_if_told_so(cube: xr.Dataset, old: Path) -> None:
     with pytest.raises(OutputError, match="exists and was left as it is"):
         ps.save_cube(cube, old, overwrite=False)
@@ -66,6 +68,7 @@ def test_a_group_that_netcdf_cannot_keep_is_refused(cube: xr.Dataset, old: Path)
     assert_untouched(old)
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_library_is_reported(cube: xr.Dataset, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("NetCDF: HDF error")
@@ -178,6 +181,7 @@ def test_a_disk_that_was_full_can_be_written_again(small_disk: Path) -> None:
     assert "Is the disk full" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_refused(small_disk: Path, cube: xr.Dataset) -> None:
     ps.save_cube(cube, small_disk / "cube.nc")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

@@ -32,6 +32,7 @@ def test_an_id_says_what_it_was_made_of(parts: MetricId) -> None:
     assert parse_metric_id(str(parts)) == parts
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30))
 def test_what_can_be_read_is_written_back_the_same(rest: str) -> None:
     text = f"eval/{rest}"
@@ -147,6 +148,7 @@ def test_what_netcdf_would_lose_is_escaped(text: str, escaped: str) -> None:
     assert writable(text) == escaped
 
 
+@pytest.mark.slow
 @given(st.text(st.characters()))
 def test_escaped_text_is_writable(text: str) -> None:
     assert is_writable(writable(text))

@@ -67,6 +67,7 @@ def test_one_cube_merges_to_itself(cube: xr.Dataset) -> None:
     assert same_data(ps.merge_cubes([cube]), cube)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["error", "latest", "earliest", "first", "last"])
 def test_a_cube_merged_with_itself_is_itself(cube: xr.Dataset, rule: str) -> None:
     assert same_data(ps.merge_cubes([cube, cube], on_conflict=rule), cube)  # type: ignore[call-overload]
@@ -165,6 +166,7 @@ def test_many_conflicts_are_listed_five_at_most(one: Make) -> None:
         ps.merge_cubes([one([0.1] * 8, seed=seeds), one([0.2] * 8, seed=seeds)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "winner"), [("first", 0.1), ("last", 0.3), ("latest", 0.2), ("earliest", 0.1)])
 def test_each_rule_has_its_winner(one: Make, rule: str, winner: float) -> None:
     cubes = [one(0.1, created="2024-01-01"), one(0.2, created="2026-01-01"), one(0.3, created="2025-01-01")]
@@ -192,6 +194,7 @@ def test_a_standard_error_that_gave_way_is_in_the_audit(one: Make) -> None:
     assert json.loads(entry.detail) == {"m|0|10|eval/arc/acc|stderr": 0.1}
 
 
+@pytest.mark.slow
 def test_a_standard_error_is_added_to_an_equal_value(one: Make) -> None:
     for cubes in ([one(0.5), one(0.5, stderr=0.1)], [one(0.5, stderr=0.1), one(0.5)]):
         assert ps.merge_cubes(cubes)["stderr"].item() == 0.1
@@ -290,6 +293,7 @@ def test_a_long_list_of_losses_can_be_saved(one: Make, tmp_path: Path) -> None:
 # Coordinates
 
 
+@pytest.mark.slow
 def test_an_unknown_coordinate_takes_a_known_one(one: Make) -> None:
     for cubes in ([one(0.5), one(0.5, units="1", tokens=99)], [one(0.5, units="1", tokens=99), one(0.5)]):
         merged = ps.merge_cubes(cubes)
@@ -302,6 +306,7 @@ def test_labels_that_only_one_cube_knows_about_keep_what_it_knows(one: Make) -> 
     assert merged["run_name"].values.tolist() == [["x"], [""]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "columns",
     [

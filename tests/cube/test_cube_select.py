@@ -102,6 +102,7 @@ def test_what_is_no_cube_is_refused() -> None:
         ps.select(xr.Dataset(), family="eval")
 
 
+@pytest.mark.slow
 def test_a_lazy_cube_stays_lazy(suite: xr.Dataset, tmp_path: Path) -> None:
     ps.save_cube(suite, tmp_path / "cube.nc")
     with ps.open_cube(tmp_path / "cube.nc") as lazy:

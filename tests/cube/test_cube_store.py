@@ -37,10 +37,12 @@ def reopened(cube: xr.Dataset, path: Path) -> xr.Dataset:
 # Round trip
 
 
+@pytest.mark.slow
 def test_a_cube_comes_back_identical(cube: xr.Dataset, path: Path) -> None:
     xr.testing.assert_identical(reopened(cube, path), cube)
 
 
+@pytest.mark.slow
 def test_types_come_back(cube: xr.Dataset, path: Path) -> None:
     back = reopened(cube, path)
     assert {name: v.dtype for name, v in back.variables.items()} == {
@@ -48,6 +50,7 @@ def test_types_come_back(cube: xr.Dataset, path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_variables_come_back_in_canonical_order(cube: xr.Dataset, path: Path) -> None:
     shuffled = cube[["weight_seed", "stderr", "value"]].transpose("metric", "seed", "step", "model")
     shuffled = shuffled.transpose("model", "seed", "step", "metric")
@@ -73,6 +76,7 @@ def test_any_label_comes_back(one: Callable[..., xr.Dataset], path: Path, label:
     assert (back["model"].item(), back["run_name"].item(), back["units"].item()) == (label, label, label)
 
 
+@pytest.mark.slow
 def test_empty_texts_come_back(cube: xr.Dataset, path: Path) -> None:
     back = reopened(cube.assign_attrs(source="", references=""), path)
     assert back["component"].values.tolist() == ["", ""]
@@ -102,6 +106,7 @@ def test_any_cube_comes_back(path: Path, names: list[str], value: float) -> None
     xr.testing.assert_identical(reopened(cube, path), cube)
 
 
+@pytest.mark.slow
 def test_own_variables_and_coordinates_come_back(cube: xr.Dataset, path: Path) -> None:
     cube = cube.assign_coords(optimizer=("model", ["adam", "sgd"])).assign(quantile=("seed", [0.1, 0.5, 0.9]))
     xr.testing.assert_identical(reopened(cube, path), cube)
@@ -121,6 +126,7 @@ def test_open_cube_gives_the_cube_of_a_tree(tree: xr.DataTree, cube: xr.Dataset,
         xr.testing.assert_identical(back.load(), cube)
 
 
+@pytest.mark.slow
 def test_a_group_may_hold_booleans_and_dates(cube: xr.Dataset, path: Path) -> None:
     group = xr.Dataset({"flag": ("x", [True, False]), "when": ("x", pd.to_datetime(["2026-01-01", "2026-01-02"]))})
     ps.save_cube(xr.DataTree.from_dict({"/": cube, "/mine": group}), path)
@@ -173,6 +179,7 @@ def test_labels_are_not_cut_after_concat(one: Callable[..., xr.Dataset], tmp_pat
     assert reopened(both, tmp_path / "both.nc")["model"].values.tolist() == ["bli", "blimp_anaphor"]
 
 
+@pytest.mark.slow
 def test_encoding_left_on_a_cube_has_no_effect(cube: xr.Dataset, tmp_path: Path) -> None:
     marked = cube.copy()
     marked["model"].encoding = {"dtype": "S1", "char_dim_name": "string3"}
@@ -201,6 +208,7 @@ def test_a_reopened_cube_gives_the_same_bytes(tree: xr.DataTree, tmp_path: Path)
     assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_clock(cube: xr.Dataset, tmp_path: Path) -> None:
     ps.save_cube(cube, tmp_path / "a.nc")
     time.sleep(1.1)  # HDF5 can store modification times, in seconds
@@ -293,6 +301,7 @@ def test_saving_does_not_change_the_cube(cube: xr.Dataset, path: Path) -> None:
 # Lazily
 
 
+@pytest.mark.slow
 def test_opening_reads_no_values(cube: xr.Dataset, path: Path) -> None:
     ps.save_cube(cube, path)
     with ps.open_cube(path) as lazy:
@@ -331,6 +340,7 @@ def test_closing_closes_the_file(tree: xr.DataTree, path: Path, opener: Callable
     assert open_files(path) == 0
 
 
+@pytest.mark.slow
 def test_a_home_folder_may_be_written_as_tilde(
     cube: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,6 +172,7 @@ def test_values_are_not_looked_at_if_told_not_to(cube: xr.Dataset) -> None:
     assert codes(broken, values=False) == []
 
 
+@pytest.mark.slow
 def test_a_lazy_cube_stays_lazy_without_values(cube: xr.Dataset, tmp_path: object) -> None:
     ps.save_cube(cube, f"{tmp_path}/cube.nc")
     with ps.open_cube(f"{tmp_path}/cube.nc") as lazy:

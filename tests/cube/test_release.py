@@ -36,6 +36,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 class TestFiles:
+    @pytest.mark.slow
     def test_they_are_the_cube_its_card_checksums_and_a_registry(self, tree: xr.DataTree, tmp_path: Path) -> None:
         released(tree, tmp_path / "out")
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -48,6 +49,7 @@ class TestFiles:
         for path in (tmp_path / "a").iterdir():
             assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
+    @pytest.mark.slow
     def test_checksums_are_those_of_the_files(self, tree: xr.DataTree, tmp_path: Path) -> None:
         done = released(tree, tmp_path)
         lines = done.checksums.read_text().splitlines()
@@ -61,6 +63,7 @@ class TestFiles:
             assert back["spectra/layers.0"].to_dataset().load().equals(tree["spectra/layers.0"].to_dataset())
             assert back["audit"].to_dataset().load().equals(tree["audit"].to_dataset())
 
+    @pytest.mark.slow
     def test_what_was_said_of_it_is_in_its_attributes(self, cube: xr.Dataset, tmp_path: Path) -> None:
         done = released(cube, tmp_path, title="A title", summary="What", references="doi:10.1/x")
         with ps.open_cube(done.cube) as back:
@@ -150,6 +153,7 @@ class TestFiles:
 
 
 class TestCard:
+    @pytest.mark.slow
     def test_it_says_what_is_there_and_what_is_not_known(self, tree: xr.DataTree, tmp_path: Path) -> None:
         done = released(tree, tmp_path)
         card = done.card.read_text()

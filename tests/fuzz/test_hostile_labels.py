@@ -21,6 +21,7 @@ labels = st.sampled_from(TEXTS).filter(bool) | st.text(st.characters(), min_size
 HOSTILE = ["../../x", "/etc/passwd", "..", ".", ".hidden", "a\0b", "\ud800", "a/b", "C:\\x", "~root"]
 
 
+@pytest.mark.slow
 @given(labels)
 def test_a_label_is_one_folder(label: str) -> None:
     name = folder_name(label)

@@ -59,6 +59,7 @@ def test_a_climb_is_not_looked_for_unless_asked() -> None:
     assert said(loss, climbs=False) == []
 
 
+@pytest.mark.slow
 def test_healthy_curves_are_quiet() -> None:
     values = curves(8, 300, rng=5)
     assert sum(one.alarm for curve in values for _, one in said(curve)) == 0

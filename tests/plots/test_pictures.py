@@ -100,6 +100,7 @@ def test_a_band_without_quartiles_is_refused(cube: xr.Dataset, metric: str) -> N
         plots.curves(seed_band(cube, q=(0.1, 0.9)), metric=metric)
 
 
+@pytest.mark.slow
 def test_names_are_text_and_not_mathematics() -> None:
     frame = pd.DataFrame(
         {"model": "$m$", "seed": 0, "step": [0, 1], "metric": "eval/$\\frac{1}$/acc", "value": [0.0, 1.0]}

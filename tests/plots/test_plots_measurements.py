@@ -147,6 +147,7 @@ DRAW: dict[str, Callable[..., Figure]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", DRAW)
 def test_a_picture_lands_on_a_given_ax_with_words_of_its_own(given: str, request: pytest.FixtureRequest) -> None:
     figure = Figure()
@@ -237,11 +238,13 @@ def test_a_step_without_an_embedding_is_refused(embedding: xr.Dataset) -> None:
         plots.embedding_matrix(embedding.where(embedding["step"] != 4), step=4)
 
 
+@pytest.mark.slow
 def test_similarity_is_drawn_alike_from_the_group_and_from_the_result(embedding: xr.Dataset) -> None:
     one, other = plots.embedding_similarity(embedding), plots.embedding_similarity(embedding_similarity(embedding))
     np.testing.assert_array_equal(named_lines(one)["tiny"], named_lines(other)["tiny"])
 
 
+@pytest.mark.slow
 def test_overlaps_stand_beside_those_of_random_tokens(directions: xr.Dataset) -> None:
     figure = plots.direction_overlap(directions)
     assert [ax.get_title(loc="left") for ax in figure.axes] == directions["matrix"].values.tolist()

@@ -96,6 +96,7 @@ def test_parts_without_a_layer_are_drawn_first_matrices_before_biases(cube: xr.D
     assert "weight: l2, 3 of 6 parts" in figure.get_suptitle()
 
 
+@pytest.mark.slow
 def test_a_component_gives_a_panel_a_layer_in_order(cube: xr.Dataset) -> None:
     figure = plots.statistics(cube, measure="l2", parts=["attention.dense"])
     assert [ax.get_title(loc="left") for ax in figure.axes] == [f"layers.{n}.attention.dense" for n in range(3)]
@@ -212,6 +213,7 @@ def test_steps_that_are_not_there_are_refused(cube: xr.Dataset, steps: list[int]
         plots.layer_profile(cube, measure="l2", part="attention.dense", steps=steps)
 
 
+@pytest.mark.slow
 def test_parts_that_nobody_measured_are_said_to_be_empty(cube: xr.Dataset) -> None:
     value = cube["value"].where(cube["metric"] != "weight/all/l2")
     figure = plots.statistics(cube.assign(value=value), measure="l2")

@@ -209,6 +209,7 @@ class TestAttentionLogits:
         ours, theirs = (record(m, TOKENS, batch_size=6, gradients=False).logits for m in (grouped, plain))
         assert ours == pytest.approx(theirs, rel=1e-5)
 
+    @pytest.mark.slow
     def test_an_architecture_that_hides_them_is_noted(self, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
         from polystab.sources.activations import hooks as activation_hooks
 
@@ -265,6 +266,7 @@ class TestGradients:
         model(words, labels=words).loss.backward()
         assert found == pytest.approx(model.gpt_neox.embed_in.weight.grad[2:4].square().mean().sqrt().item(), rel=1e-4)
 
+    @pytest.mark.slow
     def test_subjects_are_those_of_weights(self, table: str) -> None:
         subjects = {metric.split("/")[1] for metric in measured(gpt2(), table).values if metric.startswith("gradient")}
         assert {"embed_in", "position", "layers.1.mlp.dense_4h_to_h", "layers.0.attention.query_key_value"} < subjects

@@ -88,6 +88,7 @@ class TestOneFile:
         assert cell["n_items"] == 100
         assert ps.validate_cube(cube) == []
 
+    @pytest.mark.slow
     def test_old_dialect_gives_the_same_cube(self, tmp_path: Path) -> None:
         write(tmp_path / "old", "results_1.json", old_file())
         write(tmp_path / "new", "results_1.json", new_file())
@@ -477,6 +478,7 @@ class TestBadInput:
         with pytest.raises(ps.PolystabError, match=r"1 empty.*a\.json"):
             ps.read_lm_eval(tmp_path)
 
+    @pytest.mark.slow
     def test_names_that_are_not_utf8_reach_the_audit(self, tmp_path: Path) -> None:
         bad = os.fsencode(tmp_path) + b"/caf\xe9.json"
         with open(bad, "wb") as stream:  # noqa: PTH123
@@ -763,6 +765,7 @@ def test_what_is_remembered_of_earlier_files_changes_nothing(cut: tuple[int, int
     assert outcome(remembering, damaged) == outcome(EvalReader(Options()), damaged)
 
 
+@pytest.mark.slow
 def test_a_saved_tree_opens_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, "good.json", new_file())
     write(tmp_path, "bad.json", b"")

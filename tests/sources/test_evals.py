@@ -178,6 +178,7 @@ class TestChance:
     def test_is_unknown_otherwise(self, every: Measurement, metric: str) -> None:
         assert math.isnan(every.metrics[metric]["chance"])
 
+    @pytest.mark.slow
     def test_that_is_no_share_is_refused(self, tmp_path: Path) -> None:
         folder = write_tasks(tmp_path)
         change(folder / "toy_pairs.yaml", metadata={"chance": 50})

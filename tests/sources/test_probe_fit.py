@@ -107,6 +107,7 @@ def test_other_seeds_give_other_probes() -> None:
     assert not np.array_equal(fitted(problem()).kl, fitted(problem(), seeds=((3,), (4,))).kl)
 
 
+@pytest.mark.slow
 def test_the_global_random_state_is_left_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

@@ -49,6 +49,7 @@ def test_logistic_f1_on_other_rows_is_that_of_sklearn() -> None:
     assert f1_scores(y[400:], ours) == pytest.approx(f1_scores(y[400:], theirs))
 
 
+@pytest.mark.slow
 def test_the_online_code_is_that_of_a_loop_with_sklearn() -> None:
     x, y = labelled()
     portions = (0.1, 0.25, 0.5, 1.0)

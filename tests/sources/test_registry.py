@@ -76,6 +76,7 @@ def test_what_is_not_there_is_recognised_by_none(tmp_path: Path) -> None:
     assert guess_sources(tmp_path / "nope.json") == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_a_registered_source_is_a_command_of_its_own(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["read", "toy", "x.toy", "-o", str(tmp_path / "x.nc"), "--json"])

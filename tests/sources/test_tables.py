@@ -401,6 +401,7 @@ def plain_rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
+@pytest.mark.slow
 @needs_maps
 def test_real_weight_statistics_are_all_there():
     rows = plain_rows("Pythia70m_Hu_metrics.tsv")

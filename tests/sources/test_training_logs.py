@@ -728,6 +728,7 @@ def test_by_model_keeps_the_audit_of_its_files_and_of_refused_ones(tmp_path):
     assert statuses(trees["b"]) == {"b.csv": "read", "bad.csv": "empty"}
 
 
+@pytest.mark.slow
 def test_by_model_joined_is_the_common_cube(tmp_path):
     path = write(tmp_path, "a.csv", TWO_MODELS)
     joined = ps.merge_cubes([tree.to_dataset() for tree in read_training_log_by_model(path).values()])

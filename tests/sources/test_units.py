@@ -345,6 +345,7 @@ class TestJoining:
         with pytest.raises(ReadError, match="out-of-memory" if what == "only failures" else "has"):
             join_units(out)
 
+    @pytest.mark.slow
     def test_the_file_it_makes_is_a_valid_cube_without_seeds_or_facts(self, write: Write, out: Path) -> None:
         write()
         ps.save_cube(join_units(out), out.parent / "cube.nc")

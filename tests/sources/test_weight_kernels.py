@@ -76,6 +76,7 @@ def test_what_is_not_finite_is_told(bad):
     assert array_moments(normal(50, 50)).finite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [normal, lambda *shape: np.abs(normal(*shape)) ** 3, lambda *shape: np.round(normal(*shape))]
 )
@@ -85,6 +86,7 @@ def test_the_lower_median_of_many_arrays_is_exact(make):
     assert lower_median(lambda: arrays) == every[(every.size - 1) // 2]
 
 
+@pytest.mark.slow
 def test_the_lower_median_does_not_depend_on_a_sample_that_misleads():
     x = np.full(8 * CHUNK, 5.0, np.float32)
     x.reshape(8, CHUNK)[:, 256:] = normal(8, CHUNK - 256)  # the sample sees the first 256 of each
@@ -153,6 +155,7 @@ def test_the_features_of_singular_values_are_those_of_each_of_them():
     assert matrix_singular(x) == pytest.approx(singular(singular_values(x)), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_singular_values_that_count_as_zero_are_zero_in_their_features():
     x = planted(300, 200, np.append(np.linspace(3e-4, 1e-4, 150), np.full(50, ZERO / 2)))
     true = np.linalg.svd(x.astype(np.float64), compute_uv=False)

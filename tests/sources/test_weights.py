@@ -140,6 +140,7 @@ def test_training_maps_find_the_14_features(run, tmp_path):
     assert hu2023_metrics(cube) == [f"weight/hu2023/{name}" for name in FEATURES]
 
 
+@pytest.mark.slow
 def test_groups_of_sizes_that_differ_join_on_the_same_ranks_and_bins(run, tmp_path):
     save(run, 0, neox(width=16))
     save(run, 1, neox(width=24))
@@ -285,6 +286,7 @@ def test_a_model_in_memory_is_measured_without_a_step_0():
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_matrix_that_is_not_finite_is_noted_and_the_others_are_measured(run, bad):
     tensors = neox()
@@ -325,6 +327,7 @@ def test_strange_tensors_are_measured_as_far_as_they_go(run, strange):
         assert found.values["weight/strange/l2"] == pytest.approx(float(strange.double().norm()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "float8_e4m3fn"])
 def test_other_precisions_are_measured_as_the_numbers_they_hold(run, dtype):
     x = torch.randn(30, 40).to(getattr(torch, dtype))
@@ -356,6 +359,7 @@ def test_two_names_for_the_same_weights_are_refused(run):
     assert caught.value.reason == "repeated-tensor"
 
 
+@pytest.mark.slow
 def test_tied_embeddings_count_once(run):
     tensors = neox()
     tensors["lm_head.weight"] = tensors.pop("embed_out.weight")

@@ -97,6 +97,7 @@ def rise(scores: xr.DataArray, low: float, high: float) -> float:
     return float(steps[np.flatnonzero(values < high)[-1] + 1] / max(1, steps[np.flatnonzero(values < low)[-1]]))
 
 
+@pytest.mark.slow
 def test_one_ability_of_nano_comes_abruptly_and_one_gradually(nano: xr.Dataset) -> None:
     value = nano["value"].sel(model="nano-96k")
     assert rise(value.sel(metric="eval/nano_induction/acc"), 0.4, 0.9) < 2

@@ -43,12 +43,14 @@ def test_every_word_of_a_document_is_in_the_vocabulary(seed: int, length: int) -
     assert set(texts(words)) <= set(grammar.vocabulary())
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_nouns_and_verbs_carry_the_number_of_their_form(seed: int) -> None:
     for word in made(grammar.sentence, seed):
         assert word.number == (NUMBER_OF_FORM[word.text] if word.pos in ("NOUN", "VERB") else "")
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_heads_stay_inside_the_sentence_and_lead_to_its_root(seed: int) -> None:
     words = made(grammar.sentence, seed)
@@ -62,6 +64,7 @@ def test_heads_stay_inside_the_sentence_and_lead_to_its_root(seed: int) -> None:
         assert place == roots[0]
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_every_verb_agrees_with_the_subject_that_its_head_offsets_name(seed: int) -> None:
     words = made(grammar.sentence, seed)
@@ -75,6 +78,7 @@ def test_every_verb_agrees_with_the_subject_that_its_head_offsets_name(seed: int
         assert verb.number == subject.number
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_a_determiner_stands_before_the_noun_it_points_to(seed: int) -> None:
     words = made(grammar.sentence, seed)
@@ -84,6 +88,7 @@ def test_a_determiner_stands_before_the_noun_it_points_to(seed: int) -> None:
             assert words[place + word.head].pos == "NOUN"
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_depth_in_a_sentence_rises_by_one_at_a_relative_pronoun(seed: int) -> None:
     words = made(grammar.sentence, seed)
@@ -101,6 +106,7 @@ def test_attractors_are_the_nouns_after_the_head(seed: int, attractors: int) -> 
     assert len(nouns) == attractors + 1
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_brackets_are_balanced_and_depth_counts_them(seed: int) -> None:
     words = made(grammar.brackets, seed)
@@ -115,6 +121,7 @@ def test_brackets_are_balanced_and_depth_counts_them(seed: int) -> None:
     assert words[-1].text == "."
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_a_name_keeps_its_attribute_within_a_binding(seed: int) -> None:
     words = texts(made(grammar.binding, seed))
@@ -127,6 +134,7 @@ def test_a_name_keeps_its_attribute_within_a_binding(seed: int) -> None:
     assert all(words.count(name) == 3 for name in said)
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_pieces_after_a_bar_are_pieces_of_the_span(seed: int) -> None:
     words = texts(made(grammar.repetition, seed))
@@ -137,6 +145,7 @@ def test_pieces_after_a_bar_are_pieces_of_the_span(seed: int) -> None:
     assert all(f" {piece} " in f" {span} " for piece in pieces)
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_words_outside_sentences_have_no_head_but_facts(seed: int) -> None:
     assert all(word.head == 0 for word in [*made(grammar.repetition, seed), *made(grammar.brackets, seed)])
@@ -187,6 +196,7 @@ def test_choices_below_n_cover_it_and_stay_below(n: int) -> None:
     assert {choices.below(n) for _ in range(5000)} == set(range(n))
 
 
+@pytest.mark.slow
 @given(SEEDS, st.integers(0, 8))
 def test_several_choices_are_different(seed: int, n: int) -> None:
     chosen = Choices(np.random.default_rng(seed)).several(grammar.NAMES, n)

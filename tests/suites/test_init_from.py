@@ -142,6 +142,7 @@ def test_parameters_of_equal_elements_get_different_orders() -> None:
     assert not torch.equal(*state.values())
 
 
+@pytest.mark.slow
 def test_a_model_and_its_file_give_the_same_although_their_names_differ(model: Any, folder: Path) -> None:
     from_file, from_memory = (init_from(source, rng=0, like=model) for source in (folder, model))
     assert weights_digest(from_file) == weights_digest(from_memory)
@@ -285,6 +286,7 @@ def test_a_cube_without_groups_says_that_histograms_need_one(tree: xr.DataTree) 
         init_from(tree.to_dataset(), "histogram", like=RECIPE)
 
 
+@pytest.mark.slow
 def test_a_cube_without_single_parameters_names_what_it_lacks_and_the_command() -> None:
     with ps.load_cube("nano") as nano, pytest.raises(InitError, match=r"'embed_in'.*and \d+ more.*--levels parameter"):
         init_from(nano, "normal", like=RECIPE, run=("nano-33k", 5))

@@ -158,6 +158,7 @@ def test_the_cube_says_what_its_runs_began_with(folder: Path, finished: Path) ->
     assert f"init permute, vectors final, rng 0, of weights {digest}" in cube.attrs["history"]
 
 
+@pytest.mark.slow
 def test_cubes_of_both_beginnings_join_as_two_models(folder: Path, finished: Path) -> None:
     joined = ps.merge_cubes([suite_cube(finished).to_dataset(), suite_cube(folder).to_dataset()])
     assert joined["model"].values.tolist() == ["tiny", "tiny-permute"]

@@ -132,6 +132,7 @@ def folder(trained: tuple[Path, TrainResult]) -> Path:
 # What train() says and leaves.
 
 
+@pytest.mark.slow
 def test_training_writes_nothing_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(toy(1, steps=1), tmp_path, device="cpu")
     assert tuple(capfd.readouterr()) == ("", "")
@@ -241,6 +242,7 @@ def test_another_suite_does_not_go_into_the_same_folder(folder: Path) -> None:
         train(toy(steps=12), folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_another_title_is_no_other_suite(tmp_path: Path) -> None:
     train(toy(1, steps=1), tmp_path, device="cpu")
     result = train(replace(toy(1, steps=1), title="Renamed."), tmp_path, device="cpu")
@@ -286,6 +288,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResul
     return folder, train(toy(learning_rate=1e30, warmup=0.0), folder, keep_checkpoints=False, device="cpu")
 
 
+@pytest.mark.slow
 def test_runs_that_diverge_are_named(diverged: tuple[Path, TrainResult]) -> None:
     assert [name.partition(" after")[0] for name in diverged[1].diverged] == ["tiny seed 0", "tiny seed 1"]
     assert diverged[1].failed == ()

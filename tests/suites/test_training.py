@@ -129,6 +129,7 @@ def test_the_same_data_seed_gives_the_same_batches_whatever_the_weight_seed() ->
         assert loss == pytest.approx(wanted.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_bytes() -> None:
     one, two = trained(tiny(1, 2)), trained(tiny(1, 2))
     assert weights(one) == weights(two)
@@ -143,6 +144,7 @@ def test_training_draws_nothing_from_global_generators() -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_global_generators_do_not_matter() -> None:
     one = trained(tiny())
     with torch.random.fork_rng(devices=[]):
@@ -254,6 +256,7 @@ def test_checkpoints_are_pythias_grid_of_a_long_run() -> None:
     assert replace(TINY, steps=3000, every=1000).checkpoints() == (*early, 1000, 2000, 3000)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 2000), st.integers(1, 500))
 def test_checkpoints_rise_from_0_to_the_last_step(steps: int, every: int) -> None:
     grid = replace(TINY, steps=steps, every=every).checkpoints()
