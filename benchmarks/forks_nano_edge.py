@@ -93,6 +93,8 @@ def main() -> None:
     )
     between = k * rates.var(ddof=1)
     within = wrong.var(axis=1, ddof=1).mean()
+    lower, upper = (limit(between / within, n, k, q) for q in (0.975, 0.025))
+    report_line(f"95 % interval of the next number, of normal data and so approximate: {lower:.2f} to {upper:.2f}")
     report_line(
         f"intraclass correlation {(between - within) / (between + (k - 1) * within):.2f} (0: the state decides nothing, 1: all)"
     )
@@ -101,6 +103,14 @@ def main() -> None:
     p = (1 + np.sum(np.array(shuffled) >= variance_of_counts(wrong) - 1e-12)) / (SHUFFLES + 1)
     report_line(f"p of no difference between states, by {SHUFFLES} shuffles: {p:.2f}")
     report_line(f"AUROC of knowing the other {k - 1} continuations of the state: {auroc_of_others(wrong):.2f}")
+
+
+def limit(ratio: float, n: int, k: int, q: float) -> float:
+    """Limit of the intraclass correlation of a one-way layout, n groups of k, from the ratio of its mean squares."""
+    from scipy.stats import f
+
+    exact = ratio / float(f.ppf(q, n - 1, n * (k - 1)))
+    return (exact - 1) / (exact + k - 1)
 
 
 def auroc_of_others(wrong: np.ndarray) -> float:

@@ -129,7 +129,7 @@ def _packed(plan: Plan) -> bytes:
     cloudpickle = importlib.import_module("cloudpickle")
     try:
         packed: bytes = cloudpickle.dumps(plan)
-    except Exception as error:
+    except Exception as error:  # pickling runs code of the measurers, which raises anything
         raise WorkerError(f"sources {', '.join(plan.measurers)} cannot be sent to workers: {error}.") from error
     return packed
 
