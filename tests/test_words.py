@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polystab.plots.words import count, decimals_for, listed, number, percent, plural, short_name, step_label
+from polystab.words import count, decimals_for, listed, number, percent, plural, short_name, step_label
 
 
 @pytest.mark.parametrize(
