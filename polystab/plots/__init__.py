@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polystab.plots.agreement import agreement_curves, item_map, item_shares
     from polystab.plots.animation import animate
     from polystab.plots.bands import describe_picture
+    from polystab.plots.comparisons import compared_curves, describe_differences, differences
     from polystab.plots.components import variance_shares
     from polystab.plots.describe import (
         describe_change_points,
@@ -43,6 +44,11 @@ _NAMES = {
     ),
     "polystab.plots.animation": ("animate",),
     "polystab.plots.bands": ("describe_picture",),
+    "polystab.plots.comparisons": (
+        "compared_curves",
+        "describe_differences",
+        "differences",
+    ),
     "polystab.plots.components": ("variance_shares",),
     "polystab.plots.describe": (
         "describe_change_points",
@@ -101,17 +107,20 @@ __all__ = [
     "agreement_curves",
     "animate",
     "change_points",
+    "compared_curves",
     "coverage",
     "curves",
     "describe_change_points",
     "describe_coverage",
     "describe_curves",
+    "describe_differences",
     "describe_map",
     "describe_outliers",
     "describe_picture",
     "describe_shares",
     "describe_transitions",
     "describe_warning",
+    "differences",
     "direction_overlap",
     "embedding_matrix",
     "embedding_similarity",

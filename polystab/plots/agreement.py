@@ -14,11 +14,12 @@ from matplotlib.lines import Line2D
 from polystab.analysis.agreement.items import item_stability
 from polystab.analysis.agreement.runs import agreement
 from polystab.errors import SelectionError, did_you_mean
-from polystab.plots.bands import SIZE, as_result, head_and_legend, largest_model, nothing, place_of, say, texts_of
+from polystab.plots.bands import SIZE, as_result, head_and_legend, largest_model, place_of, say, texts_of
+from polystab.plots.given import whole_result
 from polystab.plots.panels import curve_panels, mini_cube
 from polystab.plots.steps import set_step_axis
-from polystab.plots.style import ALARM, FULL, MUTED, TEXT, Ink, canvas, language
-from polystab.plots.words import count, listed, percent, plural
+from polystab.plots.style import ALARM, FULL, MUTED, TEXT, Ink, canvas, language, nothing
+from polystab.words import count, listed, percent, plural
 
 COMPARISONS = {
     "all_pairs": "kappa with the other runs",
@@ -98,11 +99,14 @@ def agreement_curves(
         raise SelectionError(f"no comparison is called {comparison!r}. {did_you_mean(comparison, COMPARISONS)}")
     if (result := as_result(data, "run_kappa")) is None:
         result = agreement(data, level=None)
+    dims = ("answer", "comparison", "task", "model", "seed", "step")
+    result = whole_result(result, {"run_kappa": dims}, "agreement")
     answers, known = texts_of(result["answer"]), texts_of(result["task"])
     place = 0 if answer is None else place_of(answer, answers, "answer")
     for name in tasks or ():
         place_of(name, known, "task")
-    kappa = result["run_kappa"].sel(comparison=comparison).isel(answer=place)
+    at = place_of(comparison, texts_of(result["comparison"]), "comparison of this result")
+    kappa = result["run_kappa"].isel(comparison=at, answer=place)
     what = {"choice": "answers", "correct": "right or wrong"}.get(answers[place], answers[place])
     return curve_panels(
         mini_cube(kappa, "task", chance=0.0),
@@ -223,6 +227,13 @@ def _shares_in_words(
 def _items(data: xr.Dataset | xr.DataTree, task: str, model: str | None) -> tuple[xr.Dataset, str, str]:
     if (result := as_result(data, "unstable_share")) is None:
         result = item_stability(data)
+    shares = dict.fromkeys(
+        (*(f"{kind}_share" for kind, _, _ in KINDS), "unstable_by_chance"), ("model", "task", "step")
+    )
+    items = dict.fromkeys(("kind", "share_correct", "mean_share_correct"), ("model", "item"))
+    result = whole_result(
+        result, shares | items | {"n_items": ("model", "task", "step"), "at_step": ("model",)}, "item_stability"
+    )
     known = texts_of(result["task"])
     return result, known[place_of(task, known, "task")], largest_model(result, model)
 

@@ -29,7 +29,7 @@ from polystab.plots.elements import (
 )
 from polystab.plots.embeddings import Tables, matrix_axes
 from polystab.plots.style import MUTED, Picture, language
-from polystab.plots.words import count, short_name
+from polystab.words import count, short_name
 
 if TYPE_CHECKING:
     from matplotlib.animation import AbstractMovieWriter

@@ -15,12 +15,10 @@ from matplotlib.figure import Figure
 
 from polystab.analysis.arrays import quantiles
 from polystab.analysis.variance import MIN_RUNS
-from polystab.cube.specs import DIMS
-from polystab.cube.validate import as_cube
 from polystab.errors import SelectionError, did_you_mean, shown
 from polystab.plots.lines import LOG_VALUES, MAX_MARKED
-from polystab.plots.style import MUTED, Ink, state_inks
-from polystab.plots.words import count, number, plural, short_name
+from polystab.plots.style import Ink, legend_columns, nothing, state_inks
+from polystab.words import count, number, plural, short_name
 
 Floats = npt.NDArray[np.float64]
 
@@ -83,11 +81,6 @@ def draw_series(ax: Axes, series: Sequence[Series], *, thin: bool = False) -> No
         nothing(ax)
 
 
-def nothing(ax: Axes, text: str = "nothing to draw") -> None:
-    """Say in the middle of a picture that there is nothing to draw."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED.light)
-
-
 def head_and_legend(
     ax: Axes,
     head: str,
@@ -102,7 +95,8 @@ def head_and_legend(
     items = ax.get_legend_handles_labels()[0] if handles is None else list(handles)
     entries = len(items)
     if columns is None:
-        columns = entries if entries <= _ENTRIES else -(-entries // 2)
+        most = entries if entries <= _ENTRIES else -(-entries // 2)
+        columns = legend_columns([str(item.get_label()) for item in items], _inches(ax), most)
     rows = -(-entries // max(columns, 1))
     if legend and entries:
         ax.legend(
@@ -119,6 +113,12 @@ def head_and_legend(
         )
     if title:
         ax.set_title(short_name(head, 60), loc="left", pad=22 + 14 * rows if legend and entries else None)
+
+
+def _inches(ax: Axes) -> float:
+    """Width of the figure that is not taken by the labels of the y axis."""
+    figure = ax.get_figure(root=True)
+    return float(figure.get_size_inches()[0]) - 0.5 if figure is not None else 4.0
 
 
 def runs_title(n_runs: Sequence[int], what: str = "run") -> str:
@@ -187,12 +187,6 @@ def say(ax: Axes, text: str) -> None:
 def as_result(data: Any, variable: str) -> xr.Dataset | None:
     """``data`` if it is a result that has the variable; None if it is what such a result is made from."""
     return data if isinstance(data, xr.Dataset) and variable in data.data_vars else None
-
-
-def whole_cube(data: xr.Dataset | xr.DataTree) -> xr.Dataset:
-    """A cube with the dimensions that selecting one label took away."""
-    cube = as_cube(data)
-    return cube.expand_dims([dim for dim in DIMS if dim not in cube.dims and dim in cube.coords])
 
 
 def place_of(name: Any, known: Sequence[Any], what: str) -> int:

@@ -11,9 +11,10 @@ from matplotlib.patches import Patch
 from polystab.analysis.components.fractions import variance_fractions
 from polystab.analysis.components.split import variance_components
 from polystab.plots.describe import PARTS, stacked
+from polystab.plots.given import whole_cube
 from polystab.plots.steps import set_step_axis
 from polystab.plots.style import FIXED, MUTED, canvas, language
-from polystab.plots.words import percent, short_name
+from polystab.words import percent, short_name
 
 SIZE = (4.6, 3.0)
 
@@ -62,7 +63,9 @@ def variance_shares(
     'training step'
     """
     fractions = (
-        cube if isinstance(cube, xr.Dataset) and "fraction" in cube else variance_fractions(variance_components(cube))
+        cube
+        if isinstance(cube, xr.Dataset) and "fraction" in cube
+        else variance_fractions(variance_components(whole_cube(cube)))
     )
     names, shares, steps = stacked(fractions, metric=metric)
     filled = ~np.isnan(shares).all(axis=0) & bool(names)

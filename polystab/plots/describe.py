@@ -11,7 +11,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.errors import SelectionError, did_you_mean
-from polystab.plots.words import count, listed, number, percent, plural, short_name
+from polystab.plots.given import whole_result
+from polystab.words import count, listed, number, percent, plural, short_name
 
 # A map has at most so many rows, and a picture of phases.
 MAX_ROWS = 30
@@ -22,6 +23,24 @@ MAX_THIN = 12
 MAX_THIN_IN_ALL = 24
 
 Array = npt.NDArray[Any]
+
+# Variables that are drawn, of each kind of result, and their dimensions.
+_Needed = dict[str, tuple[str, ...]]
+_PLACE, _CHANGE, _PAIR = ("model", "step", "metric"), ("model", "metric", "change"), ("model", "map_state", "to_state")
+BAND: _Needed = {"value": (*_PLACE, "quantile"), "n": _PLACE, "shared": _PLACE}
+COVER: _Needed = {
+    **dict.fromkeys(("n_runs", "n_steps", "share_model"), ("model",)),
+    "share_at": ("model", "step"),
+    "share_at_family": ("model", "step", "family"),
+}
+SCORES: _Needed = {"share_beyond": ("model", "seed"), "share_beyond_at": ("model", "seed", "step")}
+STATES: _Needed = {"state": ("model", "seed", "step")}
+TRANSITIONS: _Needed = dict.fromkeys(("n_runs", "count", "median_step"), _PAIR)
+CHANGES: _Needed = {
+    **dict.fromkeys(("n_changes", "n_looked_at"), ("model", "metric")),
+    **dict.fromkeys(("step", "lower", "upper", "n_runs"), _CHANGE),
+    "member_step": (*_CHANGE, "seed"),
+}
 
 
 def describe_curves(band: xr.Dataset, *, metric: str, models: Sequence[str] | None = None) -> str:
@@ -81,6 +100,7 @@ def with_thin_lines(band: xr.Dataset) -> list[bool]:
 
 def chosen(band: xr.Dataset, *, metric: str, models: Sequence[str] | None) -> xr.Dataset:
     """The part of a band that is drawn, with a metric dimension of length one."""
+    band = whole_result(band, BAND, "seed_band")
     known = [str(name) for name in band["metric"].values.tolist()]
     if metric not in known:
         raise SelectionError(f"no metric is called {metric!r}. {did_you_mean(metric, known)}")
@@ -116,6 +136,7 @@ def describe_coverage(cover: xr.Dataset, *, limit: int = MAX_ROWS) -> str:
     str
         A sentence on the whole and, for up to ten models, one each.
     """
+    cover = whole_result(cover, COVER, "cube_coverage")
     said = [
         f"{plural(cover.sizes['model'], 'model')} by {plural(cover.sizes['step'], 'checkpoint')}; "
         f"{percent(float(cover['share']))} of all cells are measured."
@@ -156,6 +177,7 @@ def describe_outliers(scores: xr.Dataset, *, runs: Sequence[tuple[str, int]]) ->
     str
         For up to five runs: share beyond the threshold, and between which steps.
     """
+    scores = whole_result(scores, SCORES, "outlier_scores")
     threshold = f"{scores.attrs['threshold']:g}"
     steps = scores["step"].values
     said = [f"{plural(len(runs), 'run')} by {plural(len(steps), 'checkpoint')}."]
@@ -238,6 +260,7 @@ def describe_shares(fractions: xr.Dataset, *, metric: str) -> str:
 
 def stacked(fractions: xr.Dataset, *, metric: str) -> tuple[list[str], Array, Array]:
     """The parts of the total that are known at some step, their shares (part, step), and the steps."""
+    fractions = whole_result(fractions, {"fraction": ("component", "metric", "step")}, "variance_fractions")
     known = [str(name) for name in fractions["metric"].values.tolist()]
     if metric not in known:
         raise SelectionError(f"no metric is called {metric!r}. {did_you_mean(metric, known)}")
@@ -250,6 +273,7 @@ def stacked(fractions: xr.Dataset, *, metric: str) -> tuple[list[str], Array, Ar
 
 def state_runs(states: xr.Dataset, models: Sequence[str] | None, limit: int) -> tuple[Array, list[str]]:
     """The states (run, step) of the runs that are drawn, -1 where there is none, and their names."""
+    states = whole_result(states, STATES, "fit_training_map(...).states")
     known = [str(name) for name in states["model"].values.tolist()]
     for name in models or ():
         if name not in known:
@@ -277,6 +301,7 @@ def describe_change_points(consensus: xr.Dataset) -> str:
     str
         A sentence for each of the first ten models and metrics with a shared change.
     """
+    consensus = whole_result(consensus, CHANGES, "consensus_change_points")
     said = []
     for metric, model in ((k, m) for k in range(consensus.sizes["metric"]) for m in range(consensus.sizes["model"])):
         part = consensus.isel(metric=metric, model=model)
@@ -305,6 +330,7 @@ def describe_map(states: xr.Dataset) -> str:
     str
         For each model, how many runs are ever in each state and where they first are.
     """
+    states = whole_result(states, STATES, "fit_training_map(...).states")
     table = states["state"].transpose("model", "seed", "step").values
     steps = states["step"].values
     said = [f"{plural(states.sizes['map_state'], 'state')}."]
@@ -338,7 +364,7 @@ def describe_transitions(transitions: xr.Dataset, *, model: str) -> str:
     str
         Every transition between different states: how many runs take it, and when.
     """
-    part = transitions.sel(model=model)
+    part = whole_result(transitions, TRANSITIONS, "state_transitions").sel(model=model)
     n_runs = part["n_runs"].transpose("map_state", "to_state").values
     when = part["median_step"].transpose("map_state", "to_state").values
     said = [

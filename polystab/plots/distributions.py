@@ -35,7 +35,7 @@ from polystab.plots.elements import (
     spectrum_series,
 )
 from polystab.plots.style import MUTED, canvas, language
-from polystab.plots.words import number, short_name
+from polystab.words import number, short_name
 
 
 def histogram(

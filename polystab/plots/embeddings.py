@@ -18,9 +18,10 @@ from polystab.analysis.representations.embedding import embedding_matrix as matr
 from polystab.analysis.representations.embedding import embedding_similarity as similarity_of
 from polystab.analysis.representations.groups import read_group
 from polystab.plots.bands import as_result, head_and_legend, largest_model, place_of, say, texts_of
+from polystab.plots.given import whole_result
 from polystab.plots.panels import curve_panels, mini_cube
 from polystab.plots.style import GRID, canvas, language
-from polystab.plots.words import count, number, plural
+from polystab.words import count, number, plural
 
 # Of a raster, whose pixels no stylesheet can replace: legible on white and on a dark page.
 _ALIKE, _OPPOSED = "#2f6fbd", "#c4551a"
@@ -189,6 +190,7 @@ def embedding_similarity(
     """
     if (result := as_result(data, "similarity")) is None:
         result = similarity_of(data, against=against)
+    result = whole_result(result, {"similarity": ("model", "seed", "step")}, "embedding_similarity")
     head = f"embedding, {against_words(result)}"
     return curve_panels(
         mini_cube(result["similarity"].expand_dims(metric=["similarity"]), "metric"),

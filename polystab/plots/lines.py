@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from polystab.analysis.trajectories import pick_models, seed_band
 from polystab.analysis.variance import seed_spread
-from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
-from polystab.plots.describe import chosen, legend_title, quartiles, with_thin_lines
+from polystab.plots.describe import BAND, chosen, legend_title, quartiles, with_thin_lines
+from polystab.plots.given import whole_cube, whole_result
 from polystab.plots.steps import is_logarithmic, set_step_axis
-from polystab.plots.style import MUTED, Ink, canvas, dashes, language, model_inks
-from polystab.plots.words import number, short_name
+from polystab.plots.style import MUTED, Ink, canvas, dashes, language, model_inks, nothing
+from polystab.words import number, short_name
 
 Array = npt.NDArray[Any]
 
@@ -112,7 +112,9 @@ def curves(
         for i, name in enumerate(names):
             _draw_model(ax, band.isel(model=i), thin.get(name), colours[i], i, len(names))
         _finish_axes(ax, band, metric, title=title)
-        if legend:
+        if not band["n"].values.any():
+            nothing(ax, "nothing was measured")
+        elif legend:
             left_out = f"{len(names)} of {of} models; " if models is None and len(names) < of else ""
             ax.legend(title=left_out + legend_title(band), title_fontsize=8.5, handlelength=2.2)
     return figure
@@ -120,10 +122,11 @@ def curves(
 
 def _band(cube: xr.Dataset | xr.DataTree, runs: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
     if isinstance(cube, xr.Dataset) and "quantile" in cube.dims:
+        cube = whole_result(cube, BAND, "seed_band")
         if not {0.25, 0.5, 0.75} <= set(cube["quantile"].values.tolist()):
             raise AnalysisError("this band lacks the quantiles 0.25, 0.5 and 0.75 that are drawn.")
         return cube, runs
-    data = as_cube(cube)
+    data = whole_cube(cube)
     return seed_band(data), data
 
 
@@ -194,10 +197,13 @@ def _leave_out_the_fall(ax: Axes, band: xr.Dataset) -> None:
 def _finish_axes(ax: Axes, band: xr.Dataset, metric: str, *, title: bool) -> None:
     steps = band["step"].values
     used = band["shared"].values.any(axis=(0, 2))
-    set_step_axis(ax, steps[used] if used.any() else steps)
+    if not used.any():
+        used = np.ones_like(used)
+    set_step_axis(ax, steps[used])
     middle = band["value"].sel(quantile=0.5).values
     shown = middle[band["shared"].values & ~np.isnan(middle)]
-    if len(shown) and shown.min() > 0 and shown.max() > LOG_VALUES * shown.min():
+    least = np.nanmin(np.where(band["shared"].values[..., None], band["value"].values, np.nan), initial=np.inf)
+    if len(shown) and least > 0 and shown.max() > LOG_VALUES * shown.min():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: number(value, digits=1))
         ax.yaxis.set_minor_formatter(lambda _value, _: "")

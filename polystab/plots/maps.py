@@ -16,10 +16,11 @@ from matplotlib.patches import Patch, PathPatch
 from polystab.analysis.coverage import cube_coverage
 from polystab.analysis.outliers.scores import outlier_scores, rank_runs
 from polystab.plots.bars import bars
-from polystab.plots.describe import MAX_ROWS, run_places, shown_models
+from polystab.plots.describe import COVER, MAX_ROWS, SCORES, run_places, shown_models
+from polystab.plots.given import whole_cube, whole_result
 from polystab.plots.steps import ordinal_ticks
-from polystab.plots.style import ALARM, FULL, GRID, MUTED, Ink, canvas, language
-from polystab.plots.words import percent, plural, short_name
+from polystab.plots.style import ALARM, FULL, GRID, MUTED, Ink, canvas, language, nothing
+from polystab.words import percent, plural, short_name
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,7 +80,8 @@ def coverage(
     >>> len(plots.coverage(polystab.testing.synthetic_cube(rng=0)).axes)
     1
     """
-    cover = cube if isinstance(cube, xr.Dataset) and "share_at" in cube else cube_coverage(cube)
+    cover = cube if isinstance(cube, xr.Dataset) and "share_at" in cube else cube_coverage(whole_cube(cube))
+    cover = whole_result(cover, COVER, "cube_coverage")
     rows, names, ends = _coverage_rows(cover, limit)
     label = "share of the model's runs × metrics measured:"
     return _draw(
@@ -132,11 +134,12 @@ def outliers(
     >>> len(plots.outliers(polystab.testing.synthetic_cube(rng=0), limit=5).axes)
     1
     """
-    scores = cube if isinstance(cube, xr.Dataset) and "share_beyond_at" in cube else outlier_scores(cube)
+    scores = cube if isinstance(cube, xr.Dataset) and "share_beyond_at" in cube else outlier_scores(whole_cube(cube))
+    scores = whole_result(scores, SCORES, "outlier_scores")
     wanted = list(runs)[:limit] if runs is not None else rank_runs(scores, limit=limit)
     place = run_places(scores, wanted)
     share = scores["share_beyond_at"].transpose("model", "seed", "step").values
-    rows = np.array([share[m, s] for m, s in place]).reshape(len(place), -1)
+    rows = np.array([share[m, s] for m, s in place]).reshape(len(place), share.shape[2])
     names = [f"{short_name(model, 28)} seed {seed}" for model, seed in wanted]
     overall = scores["share_beyond"].transpose("model", "seed").values
     ends = [percent(float(overall[m, s])) for m, s in place]
@@ -213,7 +216,9 @@ def _draw(
         for y, text in enumerate(ends):
             ax.text(n_step + 0.01 * n_step, y, text, va="center", ha="left", size=8, color=MUTED.light)
         ax.set_xlim(-0.5, n_step - 0.5)
-        ax.set_ylim(n_row - 0.5, -0.5)
+        if not n_row:
+            nothing(ax, "no run to draw")
+        ax.set_ylim(max(n_row, 1) - 0.5, -0.5)
         ax.set_yticks(range(n_row), names)
         places, texts = ordinal_ticks(steps, most=8)
         ax.set_xticks(places, texts)

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from polystab.analysis.trajectories import seed_band
 from polystab.cube.specs import DIMS
 from polystab.errors import AnalysisError, SelectionError
-from polystab.plots.bands import SIZE, head_and_legend, nothing, place_of, say, spread, texts_of
+from polystab.plots.bands import SIZE, head_and_legend, place_of, say, spread, texts_of
 from polystab.plots.describe import describe_curves, legend_title, with_thin_lines
 from polystab.plots.lines import MAX_MODELS, curves
-from polystab.plots.style import Ink, Picture, language, model_inks
-from polystab.plots.words import short_name
+from polystab.plots.style import Ink, Picture, language, legend_columns, model_inks, nothing
+from polystab.words import short_name
 
 # Inches of one of several panels; two stand side by side on a phone.
 PANEL = (2.6, 1.9)
@@ -25,6 +25,7 @@ PANEL = (2.6, 1.9)
 # Inches under panels for their legend, and above them for their title.
 _LEGEND = 0.5
 _TITLE = 0.3
+_LINE = 0.17
 
 # Models side by side in a legend.
 _ENTRIES = 4
@@ -150,14 +151,16 @@ def curve_panels(
     thin = part if any(with_thin_lines(band)) else None
     told = legend_title(band)
     left_out = f", {len(kept)} of {len(metrics)}" if len(kept) < len(metrics) else ""
+    alone = len(kept) == 1
+    shown = [short_name(name) for name in texts_of(part["model"])]
+    beside = legend_columns(shown, PANEL[0] * min(columns, len(kept)), _ENTRIES)
     with language():
-        alone = len(kept) == 1
         figure, axes = panels(
             len(kept),
             ax,
             columns=columns,
             title=f"{head}{left_out}" if title else "",
-            below=_LEGEND if legend and not alone else 0,
+            below=_LEGEND + _LINE * (-(-len(shown) // beside) - 1) if legend and not alone else 0,
             size=SIZE if alone else PANEL,
         )
         for k, (i, panel) in enumerate(zip(kept, axes, strict=True)):
@@ -182,7 +185,7 @@ def curve_panels(
                 (panel.get_legend_handles_labels() for panel in axes), key=lambda found: len(found[1])
             )
             if ax is None and labels:
-                figure.legend(handles, labels, title=told, loc="outside lower center", ncols=min(len(labels), _ENTRIES))
+                figure.legend(handles, labels, title=told, loc="outside lower center", ncols=min(len(labels), beside))
             elif labels:
                 axes[0].legend(handles, labels, title=told)
     return figure

@@ -14,10 +14,11 @@ from matplotlib.patches import FancyArrowPatch, Patch, PathPatch
 
 from polystab.errors import SelectionError, did_you_mean
 from polystab.plots.bars import bars
-from polystab.plots.describe import MAX_PHASE_ROWS, state_runs
+from polystab.plots.describe import CHANGES, MAX_PHASE_ROWS, STATES, TRANSITIONS, state_runs
+from polystab.plots.given import whole_result
 from polystab.plots.steps import ordinal_ticks, set_step_axis
 from polystab.plots.style import ALARM, FULL, GRID, MUTED, TEXT, canvas, language, state_inks
-from polystab.plots.words import plural, short_name
+from polystab.words import plural, short_name
 
 WIDTH = 7.6
 
@@ -67,7 +68,7 @@ def change_points(
     SelectionError
         No such metric.
     """
-    rows = _shared_rows(consensus, metrics)
+    rows = _shared_rows(whole_result(consensus, CHANGES, "consensus_change_points"), metrics)
     with language():
         figure, ax = canvas(ax, (WIDTH, 1.0 + 0.24 * max(len(rows), 2)))
         ax.grid(visible=False)
@@ -152,6 +153,7 @@ def map_strips(
         The figure. Every checkpoint has the same width; blank where nothing was decoded. At
         most 40 runs, evenly from all models.
     """
+    states = whole_result(states, STATES, "fit_training_map(...).states")
     rows, names = state_runs(states, models, MAX_PHASE_ROWS)
     n_states = states.sizes["map_state"]
     used = np.flatnonzero((rows >= 0).any(axis=0))
@@ -221,6 +223,7 @@ def transition_graph(
     SelectionError
         No such model.
     """
+    transitions = whole_result(transitions, TRANSITIONS, "state_transitions")
     known = [str(name) for name in transitions["model"].values.tolist()]
     model = known[0] if model is None else model
     if model not in known:
@@ -278,6 +281,8 @@ def _draw_arc(ax: Axes, a: int, b: int, runs: int, every: int) -> None:
     ax.annotate(
         str(runs),
         ((a + b) / 2, side * height),
+        xytext=(0, side * (width / 2 + 1)),
+        textcoords="offset points",
         ha="center",
         va="bottom" if side > 0 else "top",
         size=8,

@@ -23,6 +23,7 @@ from polystab.plots.bands import (
     spread,
     texts_of,
 )
+from polystab.plots.given import whole_cube, whole_result
 from polystab.plots.panels import curve_panels, mini_cube
 from polystab.plots.weights import layer_lines
 
@@ -33,6 +34,8 @@ CODES = {
     "control_compression": "compression over shuffled labels",
     "start_compression": "compression over the start",
 }
+_CODED = ("model", "seed", "step", "task", "layer")
+
 CENTRES = {
     "layer_centre": "centre of gravity",
     "expected_layer": "expected layer",
@@ -104,7 +107,8 @@ def probe_layers(
     if variable not in CODES:
         raise SelectionError(f"no codelength is called {variable!r}. {did_you_mean(variable, CODES)}")
     if (result := as_result(data, "codelength")) is None:
-        result = probe_codelengths(data)
+        result = probe_codelengths(whole_cube(data))
+    result = whole_result(result, {variable: _CODED, "uniform": ("task",)}, "probe_codelengths")
     name = _task(result, task)
     uniform = float(result["uniform"].sel(task=name))
     level = {"codelength": uniform, "codelength_bits": uniform / float(np.log(2))}.get(variable, 1.0)
@@ -195,7 +199,8 @@ def layer_centre(
     if variable not in CENTRES:
         raise SelectionError(f"no layer is called {variable!r}. {did_you_mean(variable, CENTRES)}")
     if (result := as_result(data, "layer_centre")) is None:
-        result = probe_codelengths(data)
+        result = probe_codelengths(whole_cube(data))
+    result = whole_result(result, {variable: _CODED[:-1]}, "probe_codelengths")
     known = texts_of(result["task"])
     for name in tasks or ():
         place_of(name, known, "task")
@@ -276,6 +281,9 @@ def probe_angles(
     if (result := as_result(data, "mean_angle")) is None:
         result = angles_of(data, between=between)  # type: ignore[arg-type]  # it refuses what is no tree
     run, what = ("pair", "pair") if "pair" in result.dims else ("seed", "run")
+    result = whole_result(
+        result, {variable: ("model", run, "step", "task", "layer"), "expected": ("model", "task")}, "probe_angles"
+    )
     name = _task(result, task)
     series, model = _by_layer(result, variable, run, name, model, layers)
     reference = None

@@ -18,14 +18,15 @@ from polystab.analysis.representations.dimensions import outlier_persistence
 from polystab.analysis.representations.directions import direction_overlap as overlaps_of
 from polystab.analysis.representations.groups import read_group
 from polystab.errors import SelectionError, did_you_mean
-from polystab.plots.bands import as_result, largest_model, nothing, place_of, say, texts_of
+from polystab.plots.bands import as_result, largest_model, place_of, say, texts_of
 from polystab.plots.bars import bars
 from polystab.plots.embeddings import against_words
+from polystab.plots.given import whole_result
 from polystab.plots.maps import Level
 from polystab.plots.panels import curve_panels, mini_cube
 from polystab.plots.steps import ordinal_ticks
-from polystab.plots.style import FULL, MUTED, TEXT, canvas, language
-from polystab.plots.words import number, percent, plural, short_name
+from polystab.plots.style import FULL, MUTED, TEXT, canvas, language, nothing
+from polystab.words import number, percent, plural, short_name
 
 WIDTH = 4.6
 
@@ -108,6 +109,8 @@ def direction_overlap(
         raise SelectionError(f"no overlap is called {overlap!r}. {did_you_mean(overlap, OVERLAPS)}")
     if (result := as_result(data, "shared")) is None:
         result = overlaps_of(data, against=against)
+    needed = {overlap: ("model", "seed", "step", "matrix"), f"chance_{overlap}": ("model",)}
+    result = whole_result(result, needed, "direction_overlap")
     known = texts_of(result["matrix"])
     for name in matrices or ():
         place_of(name, known, "matrix")

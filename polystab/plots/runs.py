@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from polystab.analysis.arrays import Bools, Floats
 from polystab.analysis.outliers.distances import joint_distance
 from polystab.analysis.outliers.scores import outlier_scores
+from polystab.cube.specs import DIMS
 from polystab.errors import SelectionError
 from polystab.plots.bands import (
     SIZE,
@@ -20,16 +21,15 @@ from polystab.plots.bands import (
     head_and_legend,
     largest_model,
     log_axis,
-    nothing,
     place_of,
     say,
     texts_of,
-    whole_cube,
 )
+from polystab.plots.given import whole_cube, whole_result
 from polystab.plots.lines import LOG_VALUES
 from polystab.plots.steps import set_step_axis
-from polystab.plots.style import ALARM, FULL, MUTED, OCHRE, PURPLE, TEAL, canvas, language
-from polystab.plots.words import count, number, plural
+from polystab.plots.style import ALARM, FULL, MUTED, OCHRE, PURPLE, TEAL, canvas, language, nothing
+from polystab.words import count, number, plural
 
 # Runs that are told apart by colour; each has its own dashes too.
 _NAMED = (
@@ -99,6 +99,7 @@ def run_scores(
         cube = whole_cube(data)
         chosen = cube.isel(metric=[place_of(metric, texts_of(cube["metric"]), "metric")])
         scores = outlier_scores(chosen.sel(model=[largest_model(cube, model)]))
+    scores = whole_result(scores, {"score": DIMS}, "outlier_scores")
     place = place_of(metric, texts_of(scores["metric"]), "metric")
     model = largest_model(scores, model)
     score = scores["score"].isel(metric=place).sel(model=model).transpose("seed", "step").values
@@ -185,6 +186,7 @@ def run_distances(
         cube = whole_cube(data)
         over = f" over {plural(cube.sizes['metric'], 'metric')}"
         result = joint_distance(cube.sel(model=[largest_model(cube, model)]))
+    result = whole_result(result, {"distance": ("model", "seed", "step")}, "joint_distance")
     model = largest_model(result, model)
     distance = result["distance"].sel(model=model).transpose("seed", "step").values
     seeds, steps = result["seed"].values.tolist(), result["step"].values

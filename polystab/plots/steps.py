@@ -7,7 +7,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from polystab.plots.words import step_label
+from polystab.words import step_label
 
 # A grid is logarithmic if it spans two decades and its gaps differ tenfold.
 _MIN_RATIO = 100

@@ -142,6 +142,17 @@ def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, ax
 
 
+def nothing(ax: Axes, text: str = "nothing to draw") -> None:
+    """Say in the middle of a picture that there is nothing to draw."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED.light)
+
+
+def legend_columns(names: Sequence[str], inches: float, most: int) -> int:
+    """How many entries of a legend stand side by side in so many inches."""
+    each = 0.45 + 0.065 * max(map(len, names), default=0)
+    return max(min(int(inches / each), most), 1)
+
+
 def _spaced(n: int, low: float, high: float) -> list[float]:
     if n == 1:
         return [low + 0.25 * (high - low)]

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.errors import AnalysisError, UnknownNameError, did_you_mean
-from polystab.plots.words import count, number, percent
+from polystab.words import count, number, percent
 
 # The words are wanted without the picture, and matplotlib takes most of a second.
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def warning_curves(
     >>> plots.warning_curves(found).axes[0].get_xlabel()
     'training step'
     """
-    from polystab.plots.bands import head_and_legend, nothing, say
+    from polystab.plots.bands import head_and_legend, say
     from polystab.plots.steps import set_step_axis
-    from polystab.plots.style import ALARM, FULL, MUTED, canvas, language
+    from polystab.plots.style import ALARM, FULL, MUTED, canvas, language, nothing
 
     names = _drawn(evaluation, measure)
     part = evaluation.sel(measure=measure)

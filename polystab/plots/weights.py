@@ -29,12 +29,12 @@ from polystab.plots.bands import (
     spread,
     texts_of,
     value_axis,
-    whole_cube,
 )
+from polystab.plots.given import whole_cube
 from polystab.plots.panels import curve_panels
 from polystab.plots.steps import set_step_axis
 from polystab.plots.style import MUTED, canvas, language
-from polystab.plots.words import count, number
+from polystab.words import count, number
 
 MAX_PANELS = 12
 

@@ -82,6 +82,13 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Lines of text set in a fixed width, to be copied."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Details:
     """Blocks that stay folded until a reader wants them."""
 
@@ -89,7 +96,7 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Table | Picture | Legend | Bullets | Details
+Block = Paragraph | Table | Picture | Legend | Bullets | Listing | Details
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -13,10 +13,11 @@ from typing import Any, Literal, overload
 import xarray as xr
 
 from polystab.cube.validate import as_cube
-from polystab.errors import AnalysisError, UnknownNameError, did_you_mean, shown
+from polystab.errors import AnalysisError, UnknownNameError, did_you_mean
 from polystab.files import write_text
-from polystab.plots.words import listed, plural
+from polystab.report.failing import needed_sections
 from polystab.report.results import analyse
+from polystab.report.results.compared import against
 from polystab.report.sections import known_sections
 from polystab.report.summary import summary_of
 
@@ -47,6 +48,9 @@ def report(
     title: str | None = None,
     sections: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    compare: xr.Dataset | xr.DataTree | None = None,
+    compare_models: Mapping[str, str] | None = None,
+    paired: bool = False,
     overwrite: bool = True,
 ) -> str: ...
 @overload
@@ -58,6 +62,9 @@ def report(
     title: str | None = None,
     sections: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    compare: xr.Dataset | xr.DataTree | None = None,
+    compare_models: Mapping[str, str] | None = None,
+    paired: bool = False,
     overwrite: bool = True,
 ) -> Path: ...
 
@@ -70,6 +77,9 @@ def report(
     title: str | None = None,
     sections: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    compare: xr.Dataset | xr.DataTree | None = None,
+    compare_models: Mapping[str, str] | None = None,
+    paired: bool = False,
     overwrite: bool = True,
 ) -> str | Path:
     """The report of a cube: one self-contained page.
@@ -85,13 +95,20 @@ def report(
     title : str, optional
         In place of the cube's own title.
     sections : sequence of str, optional
-        Which sections, in the page's order: ``takeaways``, ``audit``, ``contents``, ``curves``, ``final``,
+        Which sections, in the page's order: ``takeaways``, ``comparison``, ``audit``, ``contents``, ``curves``, ``final``,
         ``variance``, ``agreement``, ``representations``, ``phases``, ``networks``, ``outliers``, ``warning``,
         ``methods``. Nothing is computed that only the others need, and JSON has the parts of these alone
         (:mod:`polystab.report.summary`). The takeaways are about everything, so they take nearly as long as all.
     metrics : sequence of str, optional
         Which metrics the page is about: ids, or patterns such as ``eval/*`` and ``*/acc``. Everything is
         computed from these alone.
+    compare : xarray.Dataset or xarray.DataTree, optional
+        Another cube: the section ``comparison`` says which differences are real, given the seeds
+        (:func:`polystab.analysis.compare_cubes`).
+    compare_models : mapping of str to str, optional
+        Models of ``cube`` and those of ``compare`` that stand against them; by default those of the same name.
+    paired : bool, optional
+        Seed *k* of ``compare`` belongs to seed *k* of ``cube``.
     overwrite : bool, optional
         Replace a file that stands at ``path``.
 
@@ -123,9 +140,18 @@ def report(
     >>> page.splitlines()[0]
     '<!-- polystab report 0.1.0 -->'
     """
-    return write_page(cube, path, format=format, title=title, sections=sections, metrics=metrics, overwrite=overwrite)[
-        0
-    ]
+    return write_page(
+        cube,
+        path,
+        format=format,
+        title=title,
+        sections=sections,
+        metrics=metrics,
+        compare=compare,
+        compare_models=compare_models,
+        paired=paired,
+        overwrite=overwrite,
+    )[0]
 
 
 def write_page(
@@ -136,24 +162,33 @@ def write_page(
     title: str | None = None,
     sections: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    compare: xr.Dataset | xr.DataTree | None = None,
+    compare_models: Mapping[str, str] | None = None,
+    paired: bool = False,
     overwrite: bool = True,
     fail_on: Sequence[str] = (),
 ) -> tuple[str | Path, dict[str, Any]]:
-    """The same as :func:`report`, and the summary behind the page, with what :func:`reasons_to_fail` will be asked."""
+    """The same as :func:`report`, and the summary behind the page, with what :func:`~polystab.report.failing.reasons_to_fail` will be asked."""
     chosen = _format(path, format)
     wanted = known_sections(sections)
-    results = analyse(cube if metrics is None else with_metrics(cube, metrics))
-    judged = [_FAILS[name] for name in fail_on]
-    summary = summary_of(results, title=title, sections=known_sections([*wanted, *judged]))
+    if compare is None and "difference" in fail_on:
+        raise AnalysisError("fail_on='difference' needs another cube: give compare=.")
+    if compare is None and sections is None:
+        wanted = tuple(name for name in wanted if name != "comparison")
+    if metrics is not None:
+        cube = with_metrics(cube, metrics)
+    other = None if compare is None else against(_of_metrics(compare, cube), models=compare_models, paired=paired)
+    results = analyse(cube, other)
+    summary = summary_of(results, title=title, sections=known_sections([*wanted, *needed_sections(fail_on)]))
     if chosen == "json":
         text = json.dumps(summary, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     elif chosen == "md":
-        from polystab.report.markdown import render_markdown
+        from polystab.report.render.markdown import render_markdown
 
         text = render_markdown(summary, wanted).translate(_CONTROLS)
     else:
-        from polystab.report.html import render_html
-        from polystab.report.pictures import draw
+        from polystab.report.render.html import render_html
+        from polystab.report.render.pictures import draw
 
         text = render_html(summary, draw(results, summary, wanted), wanted).translate(_CONTROLS)
     if path is None:
@@ -185,49 +220,12 @@ def with_metrics(cube: xr.Dataset | xr.DataTree, patterns: Sequence[str]) -> xr.
     return xr.DataTree.from_dict({"/": part, **groups})
 
 
-# What a page can be asked to fail on.
-FAIL_ON = ("outliers", "audit", "change")
-# The section that it is said in.
-_FAILS = {"outliers": "outliers", "audit": "audit", "change": "phases"}
-
-
-def reasons_to_fail(summary: dict[str, Any], fail_on: Sequence[str]) -> list[str]:
-    """What a report says that its caller does not want: a sentence each, in the order asked for.
-
-    Parameters
-    ----------
-    summary : dict
-        From :func:`write_page`.
-    fail_on : sequence of {'outliers', 'audit', 'change'}
-        ``outliers``: any run is an outlier or diverged; ``audit``: it has an error or a warning; ``change``: the
-        seeds of a model share a change of level.
-    """
-    lacking = [name for name in fail_on if _PART[name] not in summary]
-    if lacking:
-        raise AnalysisError(
-            f"the summary is of some sections only and says nothing of {shown(lacking)}; give write_page the same fail_on."
-        )
-    return [said for name in fail_on if (said := _SAID[name](summary))]
-
-
-def _outliers_said(summary: dict[str, Any]) -> str:
-    runs = [f"{row['model']} seed {row['seed']}" for row in summary["verdicts"]["rows"]]
-    return f"{plural(len(runs), 'outlier run')}: {listed(runs, 5)}" if runs else ""
-
-
-def _audit_said(summary: dict[str, Any]) -> str:
-    counts = summary["findings"]["counts"]
-    found = [plural(counts[name], name) for name in ("error", "warning") if counts.get(name)]
-    return f"the audit has {' and '.join(found)}" if found else ""
-
-
-def _change_said(summary: dict[str, Any]) -> str:
-    shared = [f"{row['metric']} of {row['model']} at step {row['step']}" for row in summary["phases"]["shared"]]
-    return f"{plural(len(shared), 'shared change')} of level: {listed(shared, 3)}" if shared else ""
-
-
-_PART = {"outliers": "verdicts", "audit": "findings", "change": "phases"}
-_SAID = {"outliers": _outliers_said, "audit": _audit_said, "change": _change_said}
+def _of_metrics(other: xr.Dataset | xr.DataTree, cube: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:
+    """Another cube with the metrics that the page is about, or all of them where it has none of these."""
+    known = set(as_cube(cube)["metric"].values.tolist())
+    names = as_cube(other)["metric"].values.tolist()
+    common = [str(name) for name in names if name in known]
+    return with_metrics(other, common) if 0 < len(common) < len(names) else other
 
 
 def is_report(path: str | os.PathLike[str]) -> bool:

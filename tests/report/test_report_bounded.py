@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import polystab.testing
-from polystab.report import bounded
+from polystab.report.results import bounded
 from polystab.report.sections import sections
 from polystab.report.summary import summarise
 

@@ -16,13 +16,15 @@ from polystab.analysis.audit.checks import audit_cube
 from polystab.analysis.outliers.verdicts import outlier_runs
 from polystab.cli import main
 from polystab.errors import UnknownNameError
-from polystab.report import bounded
 from polystab.report.blocks import Bullets, Details
-from polystab.report.judged import DRAWS, judge, verdicts_summary
-from polystab.report.page import reasons_to_fail, report, with_metrics
-from polystab.report.results import RNG
+from polystab.report.failing import reasons_to_fail
+from polystab.report.page import report, with_metrics
+from polystab.report.results import bounded
+from polystab.report.results.computed import RNG
+from polystab.report.results.judged import DRAWS, judge
 from polystab.report.sections import known_sections, sections
 from polystab.report.summary import plain, summarise
+from polystab.report.summary.outliers import verdicts_summary
 
 
 @pytest.fixture(scope="module", name="odd")

@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 from cubes_to_report import hostile_tree, spoiled_tree
 
-from polystab.report.markdown import code, escaped
 from polystab.report.page import report
+from polystab.report.render.markdown import code, escaped
 
 
 @pytest.fixture(scope="module", name="tree")

@@ -11,15 +11,14 @@ import polystab as ps
 from polystab.analysis.representations.codelengths import probe_codelengths
 from polystab.analysis.trajectories import rank_metrics, seed_band
 from polystab.analysis.variance import seed_spread
-from polystab.report import bounded
-from polystab.report.network_sections import answers, networks, representations
-from polystab.report.networks import (
-    NETWORK,
-    agreement_summary,
-    analyse_networks,
-    network_summary,
-    representations_summary,
-)
+from polystab.report.results import bounded
+from polystab.report.results.networks import analyse_networks
+from polystab.report.sections.answers import answers
+from polystab.report.sections.networks import networks
+from polystab.report.sections.representations import representations
+from polystab.report.summary.agreement import agreement_summary
+from polystab.report.summary.networks import NETWORK, network_summary
+from polystab.report.summary.representations import representations_summary
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_agreement_is_given_for_all_tasks_first_and_by_task(found: dict) -> None
     tasks = {row["task"] for row in found["agreement"]["rows"]}
     assert "pooled" in tasks
     assert len(tasks) == 5
-    assert "Agreement over all tasks" in repr(list(answers(found["agreement"])))
+    assert "Agreement over all tasks" in repr(list(answers(found)))
 
 
 def test_probe_rows_are_medians_of_the_compression(found: dict, tree: xr.DataTree) -> None:
@@ -107,10 +106,10 @@ def test_what_is_lacking_is_said_with_the_command_that_fills_it() -> None:
         "representations": representations_summary(results, []),
         "networks": network_summary(seed_band(cube), seed_spread(cube), rank_metrics(cube), []),
     }
-    assert "polystab fill evals" in repr(list(answers(summary["agreement"])))
+    assert "polystab fill evals" in repr(list(answers(summary)))
     assert "polystab fill probes" in repr(list(representations(summary)))
     assert summary["networks"]["lacking"]
-    assert "polystab fill " in repr(list(networks(summary["networks"])))
+    assert "polystab fill " in repr(list(networks(summary)))
 
 
 def test_many_answers_are_compared_at_fewer_steps_the_last_included(

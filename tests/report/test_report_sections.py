@@ -10,9 +10,10 @@ from cubes_to_report import spoiled_tree
 
 import polystab.testing
 from polystab.errors import AnalysisError
-from polystab.report import results
-from polystab.report.markdown import render_markdown
-from polystab.report.page import reasons_to_fail, report, write_page
+from polystab.report.failing import reasons_to_fail
+from polystab.report.page import report, write_page
+from polystab.report.render.markdown import render_markdown
+from polystab.report.results import computed
 from polystab.report.sections import SECTIONS
 from polystab.report.summary import summarise
 
@@ -52,7 +53,7 @@ def test_what_no_section_asks_for_is_not_computed(
         raise AssertionError("computed for nothing")
 
     for name in ("fit_training_map", "change_points", "judge", "variance_components", "analyse_networks", "warn"):
-        monkeypatch.setattr(results, name, refuse)
+        monkeypatch.setattr(computed, name, refuse)
     assert report(small, format=format_, sections=["contents", "curves", "final", "methods"])  # type: ignore[call-overload]
 
 

@@ -20,11 +20,11 @@ from polystab.analysis import (
 )
 from polystab.analysis.phases import change_points
 from polystab.analysis.phases.consensus import consensus_change_points
-from polystab.plots.words import percent
 from polystab.report.blocks import Table
 from polystab.report.sections import lead, sections
+from polystab.report.sections.tables import size_label
 from polystab.report.summary import plain, summarise
-from polystab.report.tables import NONE, ranges, size_label
+from polystab.words import NONE, percent, ranges
 
 
 @pytest.fixture(scope="module", name="tree")

@@ -12,13 +12,13 @@ import polystab as ps
 from polystab import plots
 from polystab.analysis import failed_runs
 from polystab.errors import AnalysisError, UnknownNameError
-from polystab.report import warned
 from polystab.report.blocks import Paragraph
-from polystab.report.pictures import draw
-from polystab.report.results import analyse
+from polystab.report.render.pictures import draw
+from polystab.report.results import analyse, warned
+from polystab.report.results.warned import Warned, warn
+from polystab.report.sections.warning import warning
 from polystab.report.summary import plain, summarise, summary_of
-from polystab.report.warned import Warned, warn, warning_summary
-from polystab.report.warning_sections import verdict, warning
+from polystab.report.summary.warning import verdict, warning_summary
 
 
 def edge(models: slice = slice(None)) -> xr.DataTree:
@@ -58,7 +58,7 @@ def test_runs_evaluated_are_those_that_went_wrong_and_the_others(found: Warned, 
 
 @pytest.mark.slow
 def test_the_section_has_the_sentence_the_picture_and_a_row_a_method(found: Warned, early: dict[str, Any]) -> None:
-    blocks = list(warning(plain(warning_summary(found))))
+    blocks = list(warning({"warning": plain(warning_summary(found))}))
     said = [part for block in blocks if isinstance(block, Paragraph) for part in block.parts]
     assert any(verdict(early) in str(part) for part in said)
     assert [len(group.rows) for group in blocks[-1].groups] == [len(early["methods"])]
@@ -85,7 +85,14 @@ def test_an_unknown_measure_and_what_is_no_evaluation_are_refused(found: Warned)
 
 def told(gain: float, low: float | None, high: float | None) -> str:
     row = {"name": "logistic", "auroc": 0.7, "auroc_lower": 0.6, "auroc_upper": 0.8}
-    gains = {"gain": gain, "gain_lower": low, "gain_upper": high, "best_baseline": "last_loss"}
+    gains = {
+        "gain": gain,
+        "gain_lower": low,
+        "gain_upper": high,
+        "best_baseline": "last_loss",
+        "n_wrong": 5,
+        "n_good": 25,
+    }
     return verdict({"method": "logistic", "methods": [row], "step": 10, "share": 0.25, "level": 0.95, **gains})
 
 
@@ -93,9 +100,9 @@ def told(gain: float, low: float | None, high: float | None) -> str:
     ("gain", "low", "high", "said"),
     [
         (0.2, 0.1, 0.3, "others better than"),
-        (0.2, -0.1, 0.5, "others no better than"),
+        (0.2, -0.1, 0.5, "others neither clearly better nor clearly worse than"),
         (-0.2, -0.3, -0.1, "others worse than"),
-        (0.2, None, None, "others no better than"),
+        (0.2, None, None, "others neither clearly better nor clearly worse than"),
     ],
 )
 def test_only_an_interval_without_zero_makes_it_better_or_worse(
@@ -109,7 +116,7 @@ def test_few_runs_that_went_wrong_are_said_instead(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(warned, "MIN_EACH", 28)
     found = warn(edge(), rng=0)
     assert found.evaluation is None
-    said = repr(list(warning(plain(warning_summary(found)))))
+    said = repr(list(warning({"warning": plain(warning_summary(found))})))
     assert "of 72 runs only 27 went wrong, and it takes 28 of either kind" in said
 
 
@@ -135,6 +142,6 @@ def test_the_page_of_one_section_has_its_picture_and_no_other(monkeypatch: pytes
 
 @pytest.mark.slow
 def test_takeaways_have_the_sentence(found: Warned, early: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polystab.report.results.warn", lambda *_args, **_kwargs: found)
+    monkeypatch.setattr("polystab.report.results.computed.warn", lambda *_args, **_kwargs: found)
     said = [item["text"] for item in summarise(edge(slice(4, 5)).isel(seed=slice(0, 4)))["takeaways"]]
     assert verdict(early) in said

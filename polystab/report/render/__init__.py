@@ -1,0 +1,1 @@
+"""From the sections to a file: HTML with its pictures, or Markdown."""
