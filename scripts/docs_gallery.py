@@ -54,6 +54,23 @@ ENTRIES = (
         f'plots.describe_shares(shares, metric="{INDUCTION}")',
     ),
     Entry(
+        "differences",
+        "Two cubes against each other",
+        "The difference of each metric in seed standard deviations, with its interval. Full marks differ given the seeds; a "
+        "triangle points up where the other cube is better.",
+        "from polystab.analysis import compare_cubes\n\n"
+        'pair = {"nano-33k": "nano-33k-permute"}\n'
+        'found = compare_cubes(nano, ps.load_cube("nano-init"), models=pair, rng=0)\n'
+        "figure = plots.differences(found)",
+    ),
+    Entry(
+        "compared_curves",
+        "One metric in two cubes",
+        "Median and middle half of the seeds of both: this cube blue, the other orange.",
+        'figure = plots.compared_curves(nano, ps.load_cube("nano-init"), metric="loss/validation/cross_entropy",\n'
+        '                               model="nano-33k", other_model="nano-33k-permute")',
+    ),
+    Entry(
         "change_points",
         "Changes that the seeds share",
         "A dot is a seed, the upright line their median, the bar its interval.",
@@ -230,7 +247,7 @@ def _drawn(entry: Entry, names: Names, prefix: str) -> str:
     # A point becomes 1 to 1.35 pixels, so that text can be read; what is wider than a phone scrolls.
     width = float(svg.split('viewBox="0 0 ', 1)[1].split(" ", 1)[0])
     svg = svg.replace("<svg ", f'<svg style="min-width:{width:.0f}px;max-width:{1.35 * width:.0f}px" ', 1)
-    return f'<figure class="picture" id="{prefix}" data-search-exclude>{style}{svg}</figure>'
+    return f'<figure class="picture" id="{prefix}" tabindex="0" data-search-exclude>{style}{svg}</figure>'
 
 
 @cache

@@ -14,6 +14,9 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 API = "reference/api"
+# What a screen reader would stumble over: anchors that are links to nowhere, and the empty headers that Markdown demands.
+_ANCHOR = re.compile(r'<a href="" id="([^"]+)"></a>')
+_EMPTY_HEADER = re.compile(r"<thead>\s*<tr>\s*(?:<th[^>]*></th>\s*)+</tr>\s*</thead>")
 _EXTERNAL = re.compile(r'<a [^>]*href="(https?://[^"#]+)')
 
 
@@ -45,6 +48,11 @@ def on_files(files: Files, config: Any) -> Files:
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Leave out of a page what is there for its form only."""
+    return _EMPTY_HEADER.sub("", _ANCHOR.sub(r'<span id="\1"></span>', output))
 
 
 def on_post_build(config: Any) -> None:

@@ -1,0 +1,6 @@
+// What the theme leaves out for those who use no mouse or see no page.
+document$.subscribe(() => {
+  // Wide tables scroll in a box that the theme makes: the keyboard must reach it, too.
+  for (const box of document.querySelectorAll(".md-typeset__scrollwrap")) box.tabIndex = 0;
+  document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
+});
