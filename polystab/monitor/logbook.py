@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from polystab.errors import OutputError
 from polystab.files import require_writable, write_text
+
+_logger = logging.getLogger(__name__)
 
 # The key of rows that say something, and what the last row says.
 SAID, ENDED = "said", "ended"
@@ -23,18 +27,27 @@ class Logbook:
     path : path
         What stands there from another run is kept as ``<path>.old``.
 
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
+    Attributes
+    ----------
+    lost : int
+        Rows that could not be written, as the disk was full. What watches a training must not end it: the
+        first is a warning, and the next rows are tried.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.lost = 0
+        self._cut = False
         self._file: TextIO | None = None
 
     def start(self, step: int) -> list[dict[str, Any]]:
-        """Begin at a step: at 0 with an empty file, else after the rows up to it, which are returned."""
+        """Begin at a step: at 0 with an empty file, else after the rows up to it, which are returned.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
         self.close()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +68,22 @@ class Logbook:
         try:
             if self._file is None:
                 self._file = self.path.open("a", encoding="utf-8")
-            self._file.write(f"{json.dumps(dict(row))}\n")
+            # What is left of a row that was cut short stays a line of its own.
+            self._file.write("\n" * self._cut + f"{json.dumps(dict(row))}\n")
             self._file.flush()
+            self._cut = False
         except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror or error}.") from error
+            self.close()
+            if not self.lost:
+                _logger.warning("cannot write %s: %s. The training goes on.", self.path, error.strerror or error)
+            self.lost += 1
+            self._cut = True
 
     def close(self) -> None:
+        """Close the file; a row that a full disk kept back is lost."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def __del__(self) -> None:

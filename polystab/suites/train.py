@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from polystab.errors import OutputError, PolystabError
 from polystab.files import write_text
+from polystab.progress_bars import Bar
 from polystab.sources.attempts import measure_checkpoint
-from polystab.sources.checkpoint_errors import library, quiet
+from polystab.sources.checkpoint_errors import library
 from polystab.sources.measuring import check_measurers
 from polystab.sources.outputs import UnitFailure, claimed, keep_settings, read_settings, write_failure
 from polystab.sources.processes import last_words, start_process
@@ -152,7 +153,7 @@ def train(
     init_how, init_vectors : str, optional
         How, with the weight seed of the run as ``rng``; by default ``permute`` and ``final``.
     progress : callable, optional
-        Called with a :class:`TrainProgress` about every second.
+        Called with a :class:`TrainProgress` about every second, in place of a bar (see :func:`polystab.progress`).
 
     Returns
     -------
@@ -195,12 +196,15 @@ def train(
         write_runs(chosen.table(str(folder.resolve() / CHECKPOINTS)), folder / "runs.csv")
     work = _Work(folder.resolve(), measurers, kept, device)
     done = {run for run in chosen.runs if _log_path(work.folder, run).exists()}
-    tally = _Tally(chosen, done, progress, began)
+    updates = sum(run.recipe.steps for run in chosen.runs)
+    bar = Bar("training", unit="update", total=updates, done=sum(run.recipe.steps for run in done))
     left = [run for run in chosen.runs if run not in done]
-    if len(left) and jobs == 1:
-        _train_all(work, left, tally.report)
-    elif left:
-        _in_processes(work, left, tally, min(jobs, len(left)))
+    with bar if progress is None else nullcontext():
+        tally = _Tally(chosen, done, progress or partial(_shown_on, bar), began)
+        if len(left) and jobs == 1:
+            _train_all(work, left, tally.report)
+        elif left:
+            _in_processes(work, left, tally, min(jobs, len(left)))
     return TrainResult(
         folder, len(left), len(done), tuple(tally.diverged), tuple(tally.failed), time.monotonic() - began
     )
@@ -216,6 +220,10 @@ def _train_sources(
     sources = Suite(f"{chosen.name}-{SOURCES}", f"runs that {chosen.name} begins with", "", begun_by_recipe(chosen))
     train(sources, folder / SOURCES, jobs=jobs, keep_checkpoints=True, device=device, progress=progress)
     return str(folder.resolve() / SOURCES).replace("{", "{{").replace("}", "}}") + f"/{CHECKPOINTS}"
+
+
+def _shown_on(bar: Bar, told: TrainProgress) -> None:
+    bar.to(told.updates, f"{told.runs_done}/{told.runs} runs")
 
 
 class _Tally:
@@ -365,11 +373,7 @@ def _at_checkpoint(work: _Work, training: Training, previous: int, tokenizer: An
         for failure in measure_checkpoint(work.folder, checkpoint, measurers):
             report("failed", run, failure)
     if work.keep_checkpoints:
-        folder = work.folder / row.place(training.step)
-        model: Any = training.model
-        with quiet():
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+        steps.save_checkpoint(training, tokenizer, work.folder / row.place(training.step))
 
 
 def _record_divergence(work: _Work, run: SuiteRun, step: int, missing: Sequence[int]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import pickle  # for the name of its error
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polystab.files import atomic_path, write_text
+from polystab.errors import OutputError, ReadError
+from polystab.files import atomic_path, flush, write_text
+from polystab.sources.checkpoint_errors import quiet
 from polystab.sources.measuring import Measurement
 from polystab.suites.beginnings import first_weights
 from polystab.suites.grammar import corpus
@@ -179,16 +183,49 @@ def save_state(training: Training, path: str | os.PathLike[str]) -> None:
         "grad_norm": training.log.grad_norm,
     }
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # so torch reports a full disk
+            raise OutputError(f"cannot write {path}: {str(error).splitlines()[0]}. Is the disk full?") from error
+
+
+def save_checkpoint(training: Training, tokenizer: Any, folder: Path) -> None:
+    """Write weights and tokenizer as Hugging Face does, into a folder that is there whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.part")  # ours alone, as whoever trains has claimed the run
+    model: Any = training.model
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with quiet():
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+        for path in unfinished.iterdir():
+            flush(path)
+        if folder.exists():  # a process was killed between writing it and saying so
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+    except Exception as error:  # of a full disk, tokenizers says no more than that
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OutputError(f"cannot write {folder}: {error}. Is the disk full?") from error
 
 
 def resume(run: SuiteRun, path: str | os.PathLike[str], *, device: str = "cpu") -> Training:
-    """The run as :func:`save_state` left it, or a new one if there is no such file."""
+    """The run as :func:`save_state` left it, or a new one if there is no such file.
+
+    Raises
+    ------
+    ReadError
+        The file is damaged.
+    """
     import torch
 
     training = start(run, device=device)
     if Path(path).exists():
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+            raise ReadError(
+                f"{path}, from which the run goes on, is damaged ({type(error).__name__}). Remove it, and the run begins anew."
+            ) from error
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
         training.log = TrainingLog(state["loss"], state["grad_norm"])
