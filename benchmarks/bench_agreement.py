@@ -70,7 +70,7 @@ def compare_all_pairs(rounds: int = 3) -> None:
         worst = max(worst, *(abs(float(matrix[place]) - value) for place, value in peer.items()))
     table = f"{len(pairs)} pairs x {STEPS} steps x {ITEMS} items"
     print_ratio(f"{table}, scikit-learn's loop over ours", theirs, ours, wanted="above 1")
-    print_ratio("  time limit over time", [LIMIT_SECONDS], ours, wanted="above 1", names=("limit", "ours"))
+    print_ratio("  time limit over time", [LIMIT_SECONDS], ours, wanted="above 1", names=("limit", "ours"), place=4)
     report_line(f"  largest difference from scikit-learn {worst:.1e}")
     print_ratio("  the same over ours with all statistics and intervals", theirs, whole, wanted="above 1")
 

@@ -114,7 +114,7 @@ def main() -> None:
         whole, inside = overhead(folder, runs.select(steps=range(min(40, n_units))))
         print_ratio(
             f"fill of units of {SECONDS} s over its measuring",
-            [whole], [inside], wanted="at most 1.05x", names=("fill", "measuring"),
+            [whole], [inside], wanted="at most 1.05x", names=("fill", "measuring"), place=2,
         )  # fmt: skip
         count(10**6)
         start = time.perf_counter()
@@ -124,7 +124,7 @@ def main() -> None:
         bare_one, bare_two = bare_seconds(1, counts, n_units), bare_seconds(2, counts, n_units)
         print_ratio(
             f"fill of {n_units} units: two processes over one",
-            [one], [two], wanted="at least 1.7x", names=("one", "two"),
+            [one], [two], wanted="at least 1.7x", names=("one", "two"), place=2,
         )  # fmt: skip
         print_ratio(
             "  bare: two interpreters over one", [bare_one], [bare_two], wanted="the limit", names=("one", "two")

@@ -87,7 +87,7 @@ def compare_time(rounds: int = 5) -> None:
         for _ in range(rounds):
             theirs.append(share * seconds(loop))
             own.append(min(seconds(ours) for _ in range(5)))
-        print_ratio(f"{name}, over ours", theirs, own, wanted="at least 50", names=("loop", "ours"))
+        print_ratio(f"{name}, over ours", theirs, own, wanted="at least 50", names=("loop", "ours"), place=4)
 
 
 def compare_draws() -> None:

@@ -106,6 +106,7 @@ def main() -> None:
             [done.result],
             wanted="above 1",
             names=("limit", "ours"),
+            place=7,
         )
     calibrate(sets)
     power(max(sets // 5, 20))

@@ -175,8 +175,8 @@ def main(folder: str | None = None, rounds: int = 3) -> None:
         same.append(seconds)
         seconds, peer = timed(one_by_one, problem, classes, training, autograd=True)
         auto.append(seconds)
-    print_ratio("torch modules with autograd, one after another, over ours", auto, ours, wanted="at least 5")
-    print_ratio("our kernel, one probe after another, over all together", same, ours, wanted="at least 5")
+    print_ratio("torch modules with autograd, one after another, over ours", auto, ours, wanted="at least 5", place=4)
+    print_ratio("our kernel, one probe after another, over all together", same, ours, wanted="at least 5", place=4)
     for name, other in (("autograd", peer), ("one by one", alone)):
         worst = np.abs(fitted.codelength / other - 1)
         report_line(

@@ -116,15 +116,21 @@ def main() -> None:
         table = f"{ROWS} rows, {STUDENTS} x {LECTURERS} levels, {what}"
         report_line(f"{table}: " + ", ".join(f"{name} {value:.4f}" for name, value in done.result.items()))
         print_ratio(
-            "  time limit over time", [LIMIT_SECONDS], [done.seconds], wanted="above 1", names=("limit", "ours")
+            f"  limit of {LIMIT_SECONDS:g} s over ours, {what}",
+            [LIMIT_SECONDS],
+            [done.seconds],
+            wanted="above 1",
+            names=("limit", "ours"),
+            place=5,
         )
         print_ratio(
-            "  memory limit over added memory",
+            f"  limit of 2 GiB over added memory, {what}",
             [LIMIT_BYTES / 2**20],
             [done.added_bytes / 2**20],
             wanted="above 1",
             unit="MiB",
             names=("limit", "ours"),
+            place=5,
         )
     compare_crossed()
     compare_cells(0.0)

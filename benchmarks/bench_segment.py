@@ -48,6 +48,7 @@ def compare_path(n: int = 1000, n_changes: int = 5) -> None:
         [theirs],
         [s for s, _ in runs],
         wanted="at least 100",
+        place=6,
     )
     cost, changes = runs[0][1]
     report_line(
@@ -76,6 +77,7 @@ def compare_penalty(n: int, n_changes: int, penalty: float, rounds: int = 3) -> 
         theirs,
         ours,
         wanted="at least 20",
+        place=6,
     )
     report_line(f"  same changes: {same}")
 
@@ -93,6 +95,7 @@ def many_curves(n_curves: int = 10_000, sample: int = 1000) -> None:
         [seconds / sample * n_curves],
         wanted="above 1",
         names=("limit", "ours"),
+        place=6,
     )
 
 
@@ -106,7 +109,7 @@ def long_series() -> None:
         limit = 60.0 if what == "calibrated" else 10.0
         print_ratio(
             f"10,000 points {what}, limit over ours ({len(found)} changes)",
-            [limit], [seconds], wanted="above 1", names=("limit", "ours"),
+            [limit], [seconds], wanted="above 1", names=("limit", "ours"), place=6,
         )  # fmt: skip
 
 

@@ -84,6 +84,7 @@ def compare_with_mixed_models(missing: float) -> None:
         [statistics.mean(one[0] for one in peer) * n_cell],
         [statistics.median(run.seconds for run in runs)],
         wanted="at least 500" if not missing else "at least 50",
+        place=5,
     )
     print_ratio(
         "  memory, twice the cube over what is added at the peak",
@@ -92,6 +93,7 @@ def compare_with_mixed_models(missing: float) -> None:
         wanted="above 1",
         unit="MiB",
         names=("limit", "ours"),
+        place=5,
     )
     found = variance_components(cube)
     ours = {name: found["variance"].sel(component=name).values.ravel() for name in ("model", "seed")}

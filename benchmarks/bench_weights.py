@@ -145,12 +145,19 @@ def compare_features() -> None:
             if turn:
                 seconds[name].append(taken)
     usual = [sum(seconds["usual"]) / len(seconds["usual"])]
-    print_ratio("hu2023, the usual way over ours", usual, seconds["ours"], wanted="at least 8")
+    print_ratio("hu2023, the usual way over ours", usual, seconds["ours"], wanted="at least 8", place=3)
     for name, what in (("gram", "Gram products (sgemm)"), ("symmetric gram", "symmetric Gram products (ssyrk)")):
-        print_ratio(f"hu2023 over {what}", seconds["ours"], seconds[name], wanted="at most 2", names=("ours", "limit"))
+        print_ratio(
+            f"hu2023 over {what}",
+            seconds["ours"],
+            seconds[name],
+            wanted="at most 2",
+            names=("ours", "limit"),
+            place=3,
+        )
     for name in ("moments", "all moments", "third and fourth"):
         what = f"{name} over a plain sum"
-        print_ratio(what, seconds[name], seconds["sum"], wanted="at most 2", names=("ours", "limit"))
+        print_ratio(what, seconds[name], seconds["sum"], wanted="at most 2", names=("ours", "limit"), place=3)
     true = reference(found)
     worst = max(true, key=lambda name: abs(result["ours"][name] / true[name] - 1))
     off = {name: abs(values[worst] / true[worst] - 1) for name, values in result.items() if name in ("ours", "usual")}
@@ -174,7 +181,7 @@ def everything(found: dict[str, Any], usual: list[float]) -> None:
         taken = [timed(lambda: measure_folder(folder, 2, whole)) for _ in range(2)]
         seconds = [one for one, _ in taken]
         what = f"all {taken[0][1]} statistics, the usual way of 14 over ours"
-        print_ratio(what, usual, seconds, wanted="at least 1")
+        print_ratio(what, usual, seconds, wanted="at least 1", place=3)
 
 
 def save(found: dict[str, Any], folder: Path) -> None:
@@ -221,6 +228,7 @@ def memory() -> None:
         wanted="above 1",
         unit="MiB",
         names=("limit", "ours"),
+        place=3,
     )
 
 
@@ -269,7 +277,7 @@ def compare_weightwatcher() -> None:
     report_line(
         f"  {len(alphas)} exponents {min(found.values()):.2f} to {max(found.values()):.2f}; worst relative difference {off:.1e}"
     )
-    print_ratio("spectra and power laws, weightwatcher over ours", [seconds], [taken], wanted="at least 10")
+    print_ratio("spectra and power laws, weightwatcher over ours", [seconds], [taken], wanted="at least 10", place=3)
     print_ratio("  without its comparison with shuffled weights", [plain], [taken], wanted="at least 10")
     print_ratio(
         "  over Gram products and their reduction, from which singular values follow", [seconds], [least], wanted="-"
@@ -279,6 +287,7 @@ def compare_weightwatcher() -> None:
         [added / 2**20],
         [ours.added_bytes / 2**20],
         wanted="at least 3",
+        place=3,
         unit="MiB",
     )
 

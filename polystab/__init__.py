@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from polystab.analysis.agreement.runs import agreement
     from polystab.analysis.audit.checks import audit_cube
     from polystab.analysis.bootstrap.resampling import multibootstrap
+    from polystab.analysis.comparisons.cubes import compare_cubes
     from polystab.analysis.components.split import variance_components
     from polystab.analysis.early_warning.classifier import EarlyWarning
     from polystab.analysis.outliers.scores import outlier_scores
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
     from polystab.cube.selection import select
     from polystab.cube.store import open_cube, open_tree, save_cube
     from polystab.cube.validate import validate_cube
+    from polystab.progress_bars import progress
     from polystab.report.page import report
     from polystab.sources.eval_results import read_lm_eval
     from polystab.sources.fill import fill
     from polystab.sources.items import read_lm_eval_samples
     from polystab.sources.tables import read_table
     from polystab.sources.training_logs import read_training_log
+    from polystab.summaries import summary
 
 _NAMES = {
     "polystab.analysis.agreement.runs": ("agreement",),
     "polystab.analysis.audit.checks": ("audit_cube",),
     "polystab.analysis.bootstrap.resampling": ("multibootstrap",),
+    "polystab.analysis.comparisons.cubes": ("compare_cubes",),
     "polystab.analysis.components.split": ("variance_components",),
     "polystab.analysis.early_warning.classifier": ("EarlyWarning",),
     "polystab.analysis.outliers.scores": ("outlier_scores",),
@@ -52,6 +56,7 @@ _NAMES = {
     "polystab.cube.selection": ("select",),
     "polystab.cube.store": ("open_cube", "open_tree", "save_cube"),
     "polystab.cube.validate": ("validate_cube",),
+    "polystab.progress_bars": ("progress",),
     # The subpackage is itself the function: see polystab/report/__init__.py.
     "polystab.report": ("report",),
     "polystab.sources.eval_results": ("read_lm_eval",),
@@ -59,6 +64,7 @@ _NAMES = {
     "polystab.sources.fill": ("fill",),
     "polystab.sources.tables": ("read_table",),
     "polystab.sources.training_logs": ("read_training_log",),
+    "polystab.summaries": ("summary",),
 }
 
 __all__ = [
@@ -68,6 +74,7 @@ __all__ = [
     "agreement",
     "audit_cube",
     "change_points",
+    "compare_cubes",
     "cube_from_records",
     "fill",
     "fit_training_map",
@@ -80,6 +87,7 @@ __all__ = [
     "open_tree",
     "outlier_runs",
     "outlier_scores",
+    "progress",
     "read_lm_eval",
     "read_lm_eval_samples",
     "read_table",
@@ -87,6 +95,7 @@ __all__ = [
     "report",
     "save_cube",
     "select",
+    "summary",
     "validate_cube",
     "variance_components",
 ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import click
 
 from polystab._version import __version__
 from polystab.cli_common import JSON, options, print_json, require_writable
-from polystab.errors import PolystabError
+from polystab.errors import PolystabError, printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,7 +49,13 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except PolystabError as error:
-            click.echo(f"Error: {error}", err=True)
+            from polystab.cube.addresses import without_secrets
+
+            click.echo(f"Error: {printable(without_secrets(str(error)))}", err=True)
+            ctx.exit(2)
+        except MemoryError as error:
+            said = f" ({error})" if str(error) else ""
+            click.echo(f"Error: memory ran out{said}; select fewer runs, steps or metrics first.", err=True)
             ctx.exit(2)
 
     def resolve_command(
@@ -327,9 +334,17 @@ def _print_audit(facts: Mapping[str, Any]) -> None:
 @click.option("--title", help="Title of the page.")
 @click.option("--sections", metavar="A,B", help="Only these sections, e.g. takeaways,audit,outliers.")
 @click.option("--metrics", metavar="A,B", help="Only these metrics: ids, or patterns such as 'eval/*'.")
-@click.option("--fail-on", multiple=True, type=click.Choice(["outliers", "audit", "change"]),
-              help="Exit with 1 if a run is an outlier, the audit has an error or warning, or seeds share a change of level; "
-              "may be repeated.")  # fmt: skip
+@click.option("--compare", metavar="CUBE_OR_NAME",
+              help="Another cube: which differences are real, given the seeds?")  # fmt: skip
+@click.option("--compare-models", metavar="HERE=THERE,...", default="",
+              help="Which of its models stand against which; by default those of the same name.")  # fmt: skip
+@click.option(
+    "--paired", is_flag=True, help="Seed k of one cube belongs to seed k of the other (same initialisation or order)."
+)
+@click.option("--fail-on", multiple=True, metavar="REASON",
+              help="Exit with 1 if: outliers (a run is one, or diverged); audit (it has an error or warning); change (seeds share "
+              "a change for the worse after a quarter of training); change:STEP (they share any change from that step on); "
+              "difference (the cube of --compare is worse in a metric, q <= 0.05). May be repeated.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a file that is not an earlier report.")
 def report(
     cube: str,
@@ -338,6 +353,9 @@ def report(
     title: str | None,
     sections: str | None,
     metrics: str | None,
+    compare: str | None,
+    compare_models: str,
+    paired: bool,
     fail_on: Sequence[str],
     overwrite: bool,
 ) -> None:
@@ -347,17 +365,29 @@ def report(
     --fail-on has its say.
     """
     from polystab.cube import open_any
-    from polystab.report.page import is_report, reasons_to_fail, write_page
+    from polystab.report.failing import parsed, reasons_to_fail
+    from polystab.report.page import is_report, write_page
     from polystab.report.sections import known_sections
+    from polystab.sources.columns import parse_assignments
 
     if output is None and format_ in (None, "html"):
         raise click.UsageError("an HTML page needs a file: -o report.html (md and json can go to standard output).")
     given: dict[str, Any] = {"format": format_, "title": title}
     given |= {name: _names(text) for name, text in (("sections", sections), ("metrics", metrics)) if text is not None}
     known_sections(given.get("sections"))
+    for text in fail_on:
+        parsed(text)
     if output is not None:
         require_writable(output, overwrite or is_report(output))
-    with open_any(cube) as tree:
+    if compare is None and (compare_models or paired or "difference" in fail_on):
+        raise click.UsageError(
+            "--compare-models, --paired and --fail-on difference need another cube: --compare OTHER."
+        )
+    with ExitStack() as opened:
+        tree = opened.enter_context(open_any(cube))
+        if compare is not None:
+            pairs = parse_assignments(compare_models, option="--compare-models") or None
+            given |= {"compare": opened.enter_context(open_any(compare)), "compare_models": pairs, "paired": paired}
         page, summary = write_page(tree, output, fail_on=fail_on, **given)
     click.echo(page if output is None else f"Report: {Path(output).resolve()}")
     reasons = reasons_to_fail(summary, fail_on)
@@ -400,7 +430,7 @@ def validate(cube: str, as_json: bool) -> None:
         print_json({"valid": not violations, "violations": [vars(violation) for violation in violations]})
     else:
         for violation in violations:
-            click.echo(str(violation))
+            click.echo(printable(str(violation)))
         click.echo(f"{cube}: " + (f"{len(violations)} violations" if violations else "valid"))
     sys.exit(1 if violations else 0)
 

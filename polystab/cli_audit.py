@@ -23,9 +23,13 @@ SHOWN = 50
 @click.argument("cube", metavar="CUBE_OR_NAME")
 @JSON
 @click.option("--runs", help="Also compare the weights: a run table (runs.csv), its folder, or a catalog.")
-@click.option("--models", metavar="A,B", help="With --runs: only these models.")
-@click.option("--seeds", metavar="0,1|0:9", help="With --runs: only these seeds; 0:9 is 0 to 9.")
-@click.option("--steps", metavar="0,512|0:9000:1000", help="With --runs: only these steps.")
+@click.option("--models", metavar="A,B", help="With --runs: only these models; by default those of the cube.")
+@click.option(
+    "--seeds", metavar="0,1|0:9", help="With --runs: only these seeds, 0:9 is 0 to 9; by default those of the cube."
+)
+@click.option(
+    "--steps", metavar="0,512|0:9000:1000", help="With --runs: only these steps; by default those of the cube."
+)
 @click.option("--warmup", type=click.IntRange(min=0), help="With --runs: updates over which the learning rate rises.")
 @click.option("--cache-dir", type=click.Path(), help="With --runs: where checkpoints from the Hub are kept.")
 @click.option("--local-files-only", is_flag=True, help="With --runs: never reach for the network.")
@@ -43,7 +47,7 @@ def audit(cube: str, as_json: bool, runs: str | None, everything: bool, **given:
     if runs is None and unused:
         raise click.UsageError(f"--{unused[0].replace('_', '-')} is about weights: it needs --runs.")
     with open_any(cube) as tree:
-        lineage = None if runs is None else _lineage(runs, show=not as_json, **given)
+        lineage = None if runs is None else _lineage(tree, runs, **given)
         findings = audit_cube(tree, lineage=lineage)
     rows = _rows(findings)
     found = [row for row in rows if row["severity"] != "info"]
@@ -55,9 +59,9 @@ def audit(cube: str, as_json: bool, runs: str | None, everything: bool, **given:
 
 
 def _lineage(
+    tree: xr.Dataset | xr.DataTree,
     runs: str,
     *,
-    show: bool,
     models: str | None,
     seeds: str | None,
     steps: str | None,
@@ -66,22 +70,33 @@ def _lineage(
     local_files_only: bool,
 ) -> xr.Dataset:
     from polystab.cli_fill import parse_numbers
+    from polystab.cube.validate import as_cube
+    from polystab.errors import shown
     from polystab.sources.checkpoints import CheckpointOptions
     from polystab.sources.lineage import weight_lineage
-    from polystab.sources.runs import Run, read_runs
+    from polystab.sources.runs import read_runs
 
     options = CheckpointOptions(cache_dir=cache_dir, local_files_only=local_files_only)
-    table = read_runs(runs, options=options).select(
-        models=[name.strip() for name in models.split(",")] if models else None,
-        seeds=parse_numbers("--seeds", seeds) if seeds else None,
-        steps=parse_numbers("--steps", steps) if steps else None,
+    table = read_runs(runs, options=options).with_steps(options)
+    cube = as_cube(tree)
+
+    def both(name: str, there: set[Any]) -> list[Any]:
+        """What the cube and the table have both of."""
+        found = sorted(there & set(cube[name].values.tolist()))
+        if not found:
+            raise click.UsageError(
+                f"no {name} of the cube is in {runs}, which has {shown(sorted(there))}; say which to compare with --{name}s."
+            )
+        return found
+
+    table = table.select(
+        models=[name.strip() for name in models.split(",")] if models else both("model", {run.model for run in table})
     )
-
-    def said(run: Run, step: int) -> None:
-        if show:
-            click.echo(f"  weights of {run} step {step}", err=True)
-
-    return weight_lineage(table, options=options, warmup=warmup, progress=said)
+    table = table.select(
+        seeds=parse_numbers("--seeds", seeds) if seeds else both("seed", {run.seed for run in table}),
+        steps=parse_numbers("--steps", steps) if steps else both("step", {step for run in table for step in run.steps}),
+    )
+    return weight_lineage(table, options=options, warmup=warmup)
 
 
 def _rows(findings: xr.Dataset) -> list[dict[str, Any]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from polystab.progress_bars import Bar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,25 +47,25 @@ def duration(seconds: float) -> str:
 
 
 class ProgressDisplay:
-    """Progress on standard error: a bar on a terminal, where tqdm is there, else a line now and then."""
+    """Progress on standard error: a bar on a terminal, else a line now and then; nothing if ``shown`` is false."""
 
     LINE_SECONDS = 30.0
 
-    def __init__(self) -> None:
-        self._bar: Any = None
+    def __init__(self, shown: bool = True) -> None:
+        from polystab.progress_bars import asked, wanted
+
+        self._bar: Bar | None = None
         self._last = time.monotonic()
-        self._plain = not sys.stderr.isatty()
+        self._barred = shown and wanted()
+        self._lined = shown and not self._barred and asked() is not False
 
     def show(self, done: int, total: int, *, unit: str, note: str, line: Callable[[], str]) -> None:
         """Say that ``done`` of ``total`` units are done; ``line`` says it where there is no bar."""
-        if not self._plain and self._bar is None:
-            self._bar = _new_bar(done, total, unit)
-            self._plain = self._bar is None
-        if self._bar is not None:
-            self._bar.set_postfix_str(note, refresh=False)
-            self._bar.n = done
-            self._bar.refresh()
-        elif time.monotonic() - self._last >= self.LINE_SECONDS:
+        if self._barred:
+            if self._bar is None:
+                self._bar = _new_bar(done, total, unit)
+            self._bar.to(done, note)
+        elif self._lined and time.monotonic() - self._last >= self.LINE_SECONDS:
             self._last = time.monotonic()
             click.echo(line(), err=True)
 
@@ -73,9 +75,7 @@ class ProgressDisplay:
             self._bar = None
 
 
-def _new_bar(done: int, total: int, unit: str) -> Any:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return None
-    return tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True)
+def _new_bar(done: int, total: int, unit: str) -> Bar:
+    from polystab.progress_bars import Bar
+
+    return Bar(unit=unit, total=total, done=done, keep=True, delay=0).__enter__()

@@ -130,7 +130,7 @@ def _fill(sources: Sequence[str], runs: str, output: str, given: dict[str, Any],
         trust_remote_code=given["trust_remote_code"],
         device=given["device"],
     )
-    display = _Display()
+    display = _Display(show)
     try:
         with _scheduler_warnings_as_lines():
             return fill_units(
@@ -143,7 +143,7 @@ def _fill(sources: Sequence[str], runs: str, output: str, given: dict[str, Any],
                 seeds=None if given["seeds"] is None else parse_numbers("--seeds", given["seeds"]),
                 steps=None if given["steps"] is None else parse_numbers("--steps", given["steps"]),
                 options=checkpoints,
-                progress=display if show else None,
+                progress=display,
             )
     except KeyboardInterrupt as error:
         display.close()

@@ -104,7 +104,7 @@ def _train(
 ) -> TrainResult:
     from polystab.suites.train import train as train_suite
 
-    display = _Display()
+    display = _Display(show)
     try:
         return train_suite(
             suite,
@@ -115,7 +115,7 @@ def _train(
             quick=quick,
             device=device,
             **begin,
-            progress=display if show else None,
+            progress=display,
         )
     except KeyboardInterrupt:
         display.close()

@@ -130,3 +130,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {shown(close)}?"
     return f"Known: {shown(options, 12)}." if options else "None is known."
+
+
+def printable(text: str) -> str:
+    """A text from data for a terminal: line breaks and tabs stay, what could steer it is replaced."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,3 +118,24 @@ def test_weights_are_compared_where_runs_are_given(tmp_path: Path, clean: Path) 
     result = run(clean, "--runs", tmp_path / "runs.csv", "--warmup", "10")
     assert result.exit_code == 1, result.output
     assert "error weights-jump: from step 0 to 1 the weights of toy-2m seed 0 change by 1.4" in result.output
+
+
+def test_only_the_runs_of_the_cube_are_compared_by_default(
+    tmp_path: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def stop(table: Any, **_: Any) -> Any:
+        asked.extend((run.model, run.seed, run.steps) for run in table)
+        raise polystab.PolystabError("enough")
+
+    monkeypatch.setattr("polystab.sources.lineage.weight_lineage", stop)
+    table = tmp_path / "runs.csv"
+    table.write_text("model,seed,location,steps\ntoy-2m,0,x/step{step},0 1 3 143000\nother-2m,0,y/step{step},0 1\n")
+    assert run(clean, "--runs", table).exit_code != 0
+    assert asked == [("toy-2m", 0, (0, 1, 143000))]
+    table.write_text("model,seed,location,steps\nother-2m,0,y/step{step},0 1\n")
+    result = run(clean, "--runs", table)
+    assert result.exit_code == 2
+    assert "no model of the cube" in result.output
+    assert "other-2m" in result.output

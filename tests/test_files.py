@@ -89,7 +89,9 @@ def test_nothing_is_left_beside_the_target(target: Path) -> None:
     assert names(target.parent) == ["out.txt"]
 
 
-def test_content_is_on_disk_before_the_move(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_on_disk_before_the_move_and_the_name_after_it(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
     real = Path.replace
 
@@ -100,7 +102,7 @@ def test_content_is_on_disk_before_the_move(target: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(files.os, "fsync", lambda _: order.append("flush"))
     monkeypatch.setattr(Path, "replace", replace)
     write_text(target, "new")
-    assert order == ["flush", "move"]
+    assert order == ["flush", "move", "flush"]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from polystab.analysis.bootstrap.detectable import detectable_difference, sizes_needed
     from polystab.analysis.bootstrap.resampling import multibootstrap
     from polystab.analysis.change_points import Segmentation, segment, segment_many
+    from polystab.analysis.chunked import metric_parts
+    from polystab.analysis.comparisons.cubes import compare_cubes
+    from polystab.analysis.comparisons.curves import compare_curves
     from polystab.analysis.components.additivity import seed_additivity
     from polystab.analysis.components.at_end import final_components
     from polystab.analysis.components.comparison import variance_by_size, variance_ratio
@@ -104,6 +107,9 @@ _NAMES = {
         "segment",
         "segment_many",
     ),
+    "polystab.analysis.chunked": ("metric_parts",),
+    "polystab.analysis.comparisons.cubes": ("compare_cubes",),
+    "polystab.analysis.comparisons.curves": ("compare_curves",),
     "polystab.analysis.components.additivity": ("seed_additivity",),
     "polystab.analysis.components.at_end": ("final_components",),
     "polystab.analysis.components.comparison": (
@@ -242,6 +248,8 @@ __all__ = [
     "checkpoint_proxy",
     "coefficient_of_variation",
     "cohen_kappa",
+    "compare_cubes",
+    "compare_curves",
     "consensus_change_points",
     "covering",
     "cube_coverage",
@@ -277,6 +285,7 @@ __all__ = [
     "lead_lag",
     "loss_spikes",
     "map_agreement",
+    "metric_parts",
     "monotonicity",
     "multibootstrap",
     "noise_floor",

@@ -22,6 +22,7 @@ from polystab.analysis.segments.inputs import (
 from polystab.analysis.segments.null import Null
 from polystab.analysis.segments.profile import MIN_SIZES, Model, autocorrelation
 from polystab.errors import AnalysisError
+from polystab.progress_bars import Bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,11 +276,13 @@ def _segmented(y: Floats, x: Floats, options: Options, seed: int, rho: float | N
     """Every series of (series, n, columns), those known at the same points together."""
     found: dict[int, Segmentation] = {}
     x, unit = normal_positions(x)
-    for group in groups(y, cleaned=options.penalty is None):
-        model = Model(options.cost, x[group.kept], options.min_size)
-        cuts, nulls, reasons = _cut(group, model, options, seed, rho)
-        for i, row in enumerate(group.rows.tolist()):
-            found[row] = _described(group, i, model, cuts.get(i), nulls, reasons[i], y.shape[1], unit, flat)
+    with Bar("looking for change points", unit="curve", total=len(y)) as bar:
+        for group in groups(y, cleaned=options.penalty is None):
+            model = Model(options.cost, x[group.kept], options.min_size)
+            cuts, nulls, reasons = _cut(group, model, options, seed, rho)
+            for i, row in enumerate(group.rows.tolist()):
+                found[row] = _described(group, i, model, cuts.get(i), nulls, reasons[i], y.shape[1], unit, flat)
+                bar.advance()
     return [found[row] for row in range(len(y))]
 
 

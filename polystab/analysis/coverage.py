@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 import xarray as xr
 
-from polystab.analysis.arrays import cells, described, divided, labels
+from polystab.analysis.arrays import Bools, Ints, described, divided, labels
+from polystab.cube.parts import value_parts
 from polystab.cube.specs import DIMS, FAMILIES
 from polystab.cube.validate import as_cube
 
@@ -48,20 +49,27 @@ def cube_coverage(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     [4, 4]
     """
     cube = as_cube(cube)
-    present = ~np.isnan(cells(cube))
-    n_model, _, n_step, n_metric = present.shape
     said = cube["family"].values.astype(str)
     family = np.array([name for name in FAMILIES if name in said], dtype=np.str_)
     belongs = said == family[:, None]  # family, metric
-    runs = present.any(axis=(2, 3))
-    at = present.any(axis=3).sum(axis=1)
-    counts = present.sum(axis=1)  # model, step, metric
-    has_metric = counts.any(axis=1)  # model, metric
+    n_model, n_seed, n_step, n_metric = (cube.sizes[dim] for dim in DIMS)
+    there: Bools = np.zeros((n_model, n_seed, n_step), dtype=np.bool_)
+    has_metric: Bools = np.zeros((n_model, n_metric), dtype=np.bool_)
+    measured: Ints = np.zeros((n_model, n_step), dtype=np.int64)
+    by_family: Ints = np.zeros((n_model, n_step, len(family)), dtype=np.int64)
+    for place, values in value_parts(cube):
+        present = ~np.isnan(values)
+        there |= present.any(axis=3)
+        counts = present.sum(axis=1)  # model, step, metric
+        has_metric[:, place] = counts.any(axis=1)
+        measured += counts.sum(axis=2)
+        by_family += np.einsum("mtk,fk->mtf", counts, belongs[:, place].astype(np.int64))
+    runs, at = there.any(axis=2), there.sum(axis=1)
+    n_cells, n_measured = n_model * n_seed * n_step * n_metric, int(measured.sum())
     has_step = at > 0
     n_runs, n_metrics, n_steps = runs.sum(axis=1), has_metric.sum(axis=1), has_step.sum(axis=1)
-    by_family = np.einsum("mtk,fk->mtf", counts, belongs.astype(np.int64))
     metrics_by_family = np.einsum("mk,fk->mf", has_metric.astype(np.int64), belongs.astype(np.int64))
-    family_cells = belongs.sum(axis=1) * (present.size // n_metric)
+    family_cells = belongs.sum(axis=1) * (n_cells // n_metric)
     step = cube["step"].values
     ends = np.full((2, n_model), -1, dtype=np.int64)
     any_step = has_step.any(axis=1)
@@ -69,9 +77,9 @@ def cube_coverage(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     ends[1, any_step] = step[n_step - 1 - np.argmax(has_step[:, ::-1], axis=1)][any_step]
     result = xr.Dataset(
         {
-            "n_cells": ((), present.size),
-            "n_measured": ((), int(present.sum())),
-            "share": ((), float(present.mean())),
+            "n_cells": ((), n_cells),
+            "n_measured": ((), n_measured),
+            "share": ((), n_measured / n_cells),
             "n_metrics_family": ("family", belongs.sum(axis=1)),
             "n_measured_family": ("family", by_family.sum(axis=(0, 1))),
             "share_family": ("family", divided(by_family.sum(axis=(0, 1)), family_cells)),
@@ -80,9 +88,9 @@ def cube_coverage(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
             "first_step": ("model", ends[0]),
             "last_step": ("model", ends[1]),
             "n_metrics": ("model", n_metrics),
-            "share_model": ("model", divided(counts.sum(axis=(1, 2)), n_runs * n_metrics * n_steps)),
+            "share_model": ("model", divided(measured.sum(axis=1), n_runs * n_metrics * n_steps)),
             "n_runs_at": (("model", "step"), at),
-            "share_at": (("model", "step"), divided(counts.sum(axis=2), (n_runs * n_metrics)[:, None])),
+            "share_at": (("model", "step"), divided(measured, (n_runs * n_metrics)[:, None])),
             "share_at_family": (
                 ("model", "step", "family"),
                 divided(by_family, (n_runs[:, None] * metrics_by_family)[:, None, :]),
@@ -144,7 +152,9 @@ def fingerprint(cube: xr.Dataset | xr.DataTree) -> str:
         digest.update(f"{dim}\x1e{texts}\x1d".encode())
     for name in ("value", "stderr"):
         if name in cube.data_vars:
-            values = cells(cube, name)
             digest.update(name.encode())
-            digest.update(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())
+            # Metric by metric, as large cubes are read.
+            for _, values in value_parts(cube, name):
+                ordered = np.moveaxis(np.where(np.isnan(values), np.nan, values), 3, 0)
+                digest.update(ordered.astype("<f8").tobytes())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ import xarray as xr
 from polystab.analysis.arrays import Floats, Ints, cells, described, divided, finite, labels, median, moments, rms
 from polystab.analysis.audit.exclude import Exclude, leave_out
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import by_metric
 from polystab.analysis.reml.model import RemlFit as RemlFit
 from polystab.analysis.reml.model import fit_reml as fit_reml
 from polystab.analysis.trajectories import final_steps
@@ -40,6 +41,7 @@ _DOCS = {
 }
 
 
+@by_metric()
 def seed_spread(
     cube: xr.Dataset | xr.DataTree, *, step: int | None = None, level: float = 0.95, exclude: Exclude = None
 ) -> xr.Dataset:

@@ -8,11 +8,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from polystab.cube.addresses import without_secrets
 from polystab.cube.labels import writable
 from polystab.cube.specs import GROUPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import xarray as xr
 
@@ -76,13 +77,19 @@ class AuditLog:
                 spec.name: (
                     ("entry",),
                     # xarray cannot tell the type of no objects at all
-                    np.array([writable(text) for text in column], dtype=object if column else np.str_),
+                    np.array(_clean(column), dtype=object if column else np.str_),
                     {"long_name": spec.doc},
                 )
                 for spec, column in zip(AUDIT.variables, columns, strict=True)
             },
             attrs={"summary": AUDIT.doc},
         )
+
+
+def _clean(texts: Sequence[str]) -> list[str]:
+    """Texts as a file may keep them; most stand there many times."""
+    clean = {text: writable(without_secrets(text)) for text in set(texts)}
+    return [clean[text] for text in texts]
 
 
 def audit_entries(audit: xr.Dataset | xr.DataTree | None) -> list[AuditEntry]:

@@ -22,13 +22,10 @@ from polystab.cube.registries import (
     remove_registry,
 )
 from polystab.cube.store import open_cube, open_tree
-from polystab.errors import NotACubeError, OutputError, ReadError, UnknownNameError, did_you_mean
+from polystab.errors import NotACubeError, OutputError, ReadError, UnknownNameError, did_you_mean, printable
 
 BUNDLED = "package:"
 PathLike = str | os.PathLike[str]
-
-# Characters of a data card that are printed as they are.
-_PLAIN_BREAKS = ("\n", "\t")
 
 
 def list_cubes() -> pd.DataFrame:
@@ -176,8 +173,7 @@ def data_card(name: str) -> str:
         carded += [label for label, known in _registry().items() if known.card]
         raise UnknownNameError(f"no data card of a cube called {name!r}. {did_you_mean(name, carded)}")
     path = _verified(entry, entry.card, f"{entry.name}-{entry.card_sha256[:12]}.md", entry.card_sha256, None)
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return "".join(letter for letter in text if letter.isprintable() or letter in _PLAIN_BREAKS)
+    return printable(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def cube_file(name: str) -> Path:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
+from polystab.cube.parts import chunk_along, value_parts
 from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube
+from polystab.errors import printable
+
+# Bytes of values that are all read to describe a cube, and how many are read of a larger one. A GiB takes seconds.
+READ_WHOLE, READ_SOME = 2**30, 2**28
 
 
 def fullness(cube: xr.Dataset | xr.DataTree) -> float:
@@ -69,14 +76,19 @@ def cube_facts(cube: xr.Dataset | xr.DataTree) -> dict[str, Any]:
         ``dims`` (name -> length), ``models``, ``seeds``, ``steps``, ``families`` and
         ``metrics`` (lists of labels), ``coverage`` (share of all cells that are measured),
         ``coverage_by_family``, ``runs`` (per model, the seeds that have any value),
-        ``groups`` (detail groups) and ``attrs``.
+        ``looked_at`` (how many metrics these three are told from), ``groups`` (detail groups)
+        and ``attrs``.
+
+    Notes
+    -----
+    Values of up to 1 GiB are all looked at. Of a larger cube some metrics are, evenly spaced and at least one of
+    every family, so that the answer comes in seconds; :func:`polystab.analysis.cube_coverage` counts all.
     """
     data = as_cube(cube)
-    measured = data["value"].notnull()
-    by_metric = measured.mean(("model", "seed", "step")).values
-    present = measured.any(("step", "metric")).values
-    family = data["family"].values
-    families = list(dict.fromkeys(family.tolist()))
+    looked = looked_at(data)
+    by_metric, present = _measured(data, looked)
+    family = data["family"].values[looked]
+    families = list(dict.fromkeys(data["family"].values.tolist()))
     seeds = data["seed"].values.tolist()
     return {
         "dims": {dim: data.sizes[dim] for dim in DIMS},
@@ -91,6 +103,7 @@ def cube_facts(cube: xr.Dataset | xr.DataTree) -> dict[str, Any]:
             str(model): [seed for seed, there in zip(seeds, row.tolist(), strict=True) if there]
             for model, row in zip(data["model"].values, present, strict=True)
         },
+        "looked_at": len(looked),
         "groups": sorted(cube.children) if isinstance(cube, xr.DataTree) else [],
         "attrs": {
             str(name): value.item() if isinstance(value, np.generic) else value for name, value in data.attrs.items()
@@ -98,13 +111,41 @@ def cube_facts(cube: xr.Dataset | xr.DataTree) -> dict[str, Any]:
     }
 
 
+def looked_at(cube: xr.Dataset) -> npt.NDArray[np.intp]:
+    """Positions of the metrics that :func:`cube_facts` reads."""
+    n = cube.sizes["metric"]
+    each = 8 * math.prod(cube.sizes[dim] for dim in DIMS if dim != "metric")
+    if n * each <= READ_WHOLE:
+        return np.arange(n)
+    # Every one of them takes the chunk of the file that it lies in.
+    some = max(READ_SOME // (each * chunk_along(cube["value"], "metric")), 2)
+    firsts = np.unique(cube["family"].values.astype(np.str_), return_index=True)[1]
+    return np.union1d(np.linspace(0, n - 1, min(some, n)).round().astype(np.intp), firsts)
+
+
+def _measured(cube: xr.Dataset, looked: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Share of measured cells of every metric looked at, and which runs (model, seed) have any value in them."""
+    present = np.zeros((cube.sizes["model"], cube.sizes["seed"]), dtype=np.bool_)
+    shares = []
+    whole = len(looked) == cube.sizes["metric"]
+    one_by_one = ((k, cube["value"].isel(metric=slice(k, k + 1)).transpose(*DIMS).values) for k in looked.tolist())
+    for _, values in value_parts(cube) if whole else one_by_one:
+        measured = ~np.isnan(values)
+        present |= measured.any(axis=(2, 3))
+        shares.append(measured.mean(axis=(0, 1, 2)))
+    return np.concatenate(shares), present
+
+
 def cube_text(facts: Mapping[str, Any]) -> str:
     """The facts of :func:`cube_facts` for a person."""
     metrics = [metric.split("/", 1)[0] for metric in facts["metrics"]]
     steps = facts["steps"]
     runs = ", ".join(f"{model} ({_count(len(seeds), 'seed')})" for model, seeds in facts["runs"].items())
+    looked, n_metric = facts["looked_at"], len(metrics)
+    about = "" if looked == n_metric else "about "
+    of_some = f", seen in {looked:,} of {n_metric:,} metrics: it is large" if about else ""
     families = ", ".join(
-        f"{name} ({_count(metrics.count(name), 'metric')}, {100 * facts['coverage_by_family'][name]:.3g} % measured)"
+        f"{name} ({_count(metrics.count(name), 'metric')}, {about}{100 * facts['coverage_by_family'][name]:.3g} % measured)"
         for name in facts["families"]
     )
     lines = {
@@ -113,11 +154,11 @@ def cube_text(facts: Mapping[str, Any]) -> str:
         "runs": runs,
         "steps": f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"{steps[0]:,}",
         "families": families,
-        "measured": f"{100 * facts['coverage']:.3g} % of all cells",
+        "measured": f"{about}{100 * facts['coverage']:.3g} % of all cells{of_some}",
         "groups": ", ".join(facts["groups"]) or "none",
         **{name: facts["attrs"][name] for name in ("source", "license", "created") if facts["attrs"].get(name)},
     }
-    return "\n".join(f"{name + ':':<10} {text}" for name, text in lines.items())
+    return printable("\n".join(f"{name + ':':<10} {text}" for name, text in lines.items()))
 
 
 def _percent(part: int, whole: int) -> str:

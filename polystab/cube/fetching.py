@@ -77,7 +77,8 @@ def fetch_file(address: str, target: Path, *, sha256: str, size: int | None = No
         raise FetchError(f"it takes {size:,} bytes, and {target.parent} has {free:,} left; make room.")
     for attempt in range(ATTEMPTS):
         try:
-            with atomic_path(target) as temporary, temporary.open("wb") as stream:
+            # Where several users share the folder, one could leave a link there to a file of another.
+            with atomic_path(target, follow=False) as temporary, temporary.open("wb") as stream:
                 _copy(address, stream, sha256=sha256, size=size)
             return
         except FetchError as error:

@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 from polystab.cube.addresses import holds_secrets, is_web, public_address, split_address
 from polystab.cube.fetching import fetch_bytes
 from polystab.errors import PolystabError, ReadError, shown
-from polystab.files import write_text
+from polystab.files import one_at_a_time, write_text
 
 PathLike = str | os.PathLike[str]
 
@@ -31,6 +31,8 @@ REGISTRY_NAME = "registry.json"
 # Bytes of a registry; it is text of some 500 bytes a cube.
 LONGEST_REGISTRY = 10_000_000
 LARGEST_CUBE = 10**13
+# Held while registries are added: which of them has a name is decided by all of them.
+_LOCK = ".adding.lock"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
@@ -139,8 +141,24 @@ def add_registry(source: PathLike, folder: Path, *, taken: Iterable[str], replac
             f"the registry {registry.source} has cubes called {shown(bundled)}, which are names of polystab's own; "
             "they cannot be replaced, so they need other names there."
         )
-    others = {path: known for path, known in _stored(folder) if known.source != registry.source}
-    before = [known for _, known in _stored(folder) if known.source == registry.source]
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder / _LOCK):
+        others = _others(registry, folder, replace=replace)
+        # The new names first: a process that is killed in between leaves a cube in two registries, and never in none.
+        write_text(_place(folder, registry.source), registry_text(registry.entries, source=registry.source))
+        for path, known in others.items():
+            left = tuple(entry for entry in known.entries if entry.name not in names)
+            if len(left) < len(known.entries):
+                write_text(path, registry_text(left, source=known.source))
+    return registry
+
+
+def _others(registry: Registry, folder: Path, *, replace: bool) -> dict[Path, Registry]:
+    """The registries that were added before, but this one, with which it must not clash unless it replaces."""
+    names = {entry.name for entry in registry.entries}
+    stored = _stored(folder)
+    others = {path: known for path, known in stored if known.source != registry.source}
+    before = [known for _, known in stored if known.source == registry.source]
     clashes = sorted(names & {entry.name for known in others.values() for entry in known.entries})
     changed = sorted(_changed(before, registry))
     if clashes and not replace:
@@ -154,13 +172,7 @@ def add_registry(source: PathLike, folder: Path, *, taken: Iterable[str], replac
             f"{registry.source} now has other files under {shown(changed)} than when it was added: a version that "
             "was released does not change. If you know why, pass replace (--replace)."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, known in others.items():
-        if names & {entry.name for entry in known.entries}:
-            left = tuple(entry for entry in known.entries if entry.name not in names)
-            write_text(path, registry_text(left, source=known.source))
-    write_text(_place(folder, registry.source), registry_text(registry.entries, source=registry.source))
-    return registry
+    return others
 
 
 def remove_registry(source: PathLike, folder: Path) -> Registry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ from polystab.cube.registries import (
 from polystab.cube.store import save_cube
 from polystab.cube.validate import as_cube
 from polystab.errors import OutputError, PolystabError, shown
-from polystab.files import require_writable, write_text
+from polystab.files import atomic_path, one_at_a_time, require_writable, write_text
 
 PathLike = str | os.PathLike[str]
 
 AUDIT_PATH = "/audit"
+# Held while a release is written: two at once must not lose a line of the registry.
+_LOCK = ".releasing.lock"
 
 
 class ReleaseError(PolystabError):
@@ -112,8 +114,9 @@ def release(
 
     Notes
     -----
-    The same cube and arguments give the same bytes. The registry is written last, so that it never names a file
-    that is not there. Names and passwords in addresses, and what looks like a token, are removed from all texts.
+    The same cube and arguments give the same bytes. The registry is written last, and a version that is replaced is
+    withdrawn from it first, so that it never names a file that is not there. Whoever is killed in between, calls it
+    again. Two releases into one folder wait for each other. Names and passwords in addresses, and what looks like a token, are removed from all texts.
     """
     _require_sound(name, version)
     said = as_cube(cube).attrs
@@ -127,27 +130,60 @@ def release(
         if fault := line_mistake(texts[what]):
             raise ReleaseError(f"the {what} {fault}.")
     folder = _folder(output)
-    stem = f"{name}-{version}"
+    with one_at_a_time(folder / _LOCK):
+        return _released(cube, folder, texts, name, version, checks=checks, overwrite=overwrite)
+
+
+def _released(
+    cube: xr.Dataset | xr.DataTree,
+    folder: Path,
+    texts: Mapping[str, str],
+    name: str,
+    version: str,
+    *,
+    checks: Mapping[str, Sequence[str]] | None,
+    overwrite: bool,
+) -> Release:
+    """Write everything, now that nobody else writes in the folder."""
+    stem, label, registry = f"{name}-{version}", f"{name}@{version}", folder / REGISTRY_NAME
     paths = {ending: folder / f"{stem}.{ending}" for ending in ("nc", "md", "sha256")}
-    known = _known(folder / REGISTRY_NAME)
-    if taken := [
-        other.label for other in known if other.address == f"{stem}.nc" and other.label != f"{name}@{version}"
-    ]:
+    known = _known(registry)
+    if taken := [other.label for other in known if other.address == f"{stem}.nc" and other.label != label]:
         raise ReleaseError(f"{stem}.nc is the file of {shown(taken)} in {folder}; use another name, version or folder.")
+    others = [other for other in known if other.label != label]
+    listed = len(others) < len(known)
     for path in paths.values():
-        require_writable(path, overwrite=overwrite)
+        # What is not listed may be of a release that was killed: it must then be what is written now.
+        require_writable(path, overwrite=overwrite or not listed)
     tree, cleaned = _cleaned(cube, {**texts, "id": name, "product_version": version})
-    save_cube(tree, paths["nc"])
+
+    def write_cube(path: Path) -> None:
+        save_cube(tree, path)
+        if listed:  # withdrawn, so that the registry at no moment lists another file than the one that is there
+            write_text(registry, registry_text(others))
+
+    _place(paths["nc"], write_cube, overwrite=overwrite)
     entry = CatalogEntry(
         name, paths["nc"].name, file_sha256(paths["nc"]), paths["nc"].stat().st_size, tree.attrs["license"],
         _first_line(tree.attrs["summary"]) or tree.attrs["title"], version, paths["md"].name,
     )  # fmt: skip
-    write_text(paths["md"], release_card(tree, entry, checks=checks))
+    _place(paths["md"], lambda path: write_text(path, release_card(tree, entry, checks=checks)), overwrite=overwrite)
     entry = CatalogEntry(**{**vars(entry), "card_sha256": file_sha256(paths["md"])})
-    write_text(paths["sha256"], f"{entry.sha256}  {paths['nc'].name}\n{entry.card_sha256}  {paths['md'].name}\n")
-    others = [other for other in known if other.label != entry.label]
-    write_text(folder / REGISTRY_NAME, registry_text([*others, entry]))
-    return Release(entry, paths["nc"], paths["md"], paths["sha256"], folder / REGISTRY_NAME, cleaned)
+    sums = f"{entry.sha256}  {paths['nc'].name}\n{entry.card_sha256}  {paths['md'].name}\n"
+    _place(paths["sha256"], lambda path: write_text(path, sums), overwrite=overwrite)
+    write_text(registry, registry_text([*others, entry]))
+    return Release(entry, paths["nc"], paths["md"], paths["sha256"], registry, cleaned)
+
+
+def _place(path: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """Put a file in its place; without ``overwrite`` another one that stands there stays."""
+    with atomic_path(path) as temporary:
+        write(temporary)
+        if not overwrite and path.exists() and file_sha256(path) != file_sha256(temporary):
+            raise OutputError(
+                f"{path} exists, is another file than the one to be released, and was left as it is; pass overwrite "
+                "(--overwrite) to replace it."
+            )
 
 
 def _license(given: str, said: str) -> str:

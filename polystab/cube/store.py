@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.cube.build import documented
+from polystab.cube.known_files import file_key, is_known, remember
 from polystab.cube.migrations import migrated
 from polystab.cube.netcdf_check import check_netcdf
 from polystab.cube.specs import DIMS
@@ -62,8 +63,9 @@ def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool
     Files up to 64 MiB end in a checksum of what comes before, which other tools do
     not see. Opening looks at it, because netCDF-C can loop for ever over a damaged
     file, or read wrong labels from it. A tool that changes the file drops it. Larger
-    files have the checksums of their compressed blocks only. A file without a checksum
-    is read by another process first, which takes half a second.
+    files have the checksums of their compressed blocks only. A checksum is no signature:
+    a file that was not written here is read by another process before it is opened for
+    the first time, which takes half a second, see :func:`open_cube`.
     """
     check_cube(as_cube(cube))
     groups: dict[str, xr.Dataset] = {}
@@ -78,7 +80,7 @@ def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool
             _write(documented(as_cube(cube)), temporary, group=None)
             for name in sorted(groups):
                 _write(groups[name], temporary, group=name)
-            _seal(temporary)
+            key = file_key(temporary) if _seal(temporary) else ""
         except (RuntimeError, PermissionError) as error:
             # netCDF-C reports a full disk as "HDF error", or as "Permission denied" for the file just created.
             raise OutputError(
@@ -90,6 +92,8 @@ def save_cube(cube: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool
                 f"cannot write {path}: netCDF cannot keep what a variable or attribute holds: {error}. "
                 "What stood there before is untouched."
             ) from error
+    if key:
+        remember(key)
 
 
 def open_cube(path: PathLike) -> xr.Dataset:
@@ -115,9 +119,17 @@ def open_cube(path: PathLike) -> xr.Dataset:
     InvalidCubeError
         Labels or structure break a rule; every violation is listed. Values are not
         read for this; ``validate_cube`` on the result looks at them too.
+
+    Notes
+    -----
+    A file that was not written here is opened by another process first: netCDF-C can crash
+    or hang over a forged one, or read values from other files of yours. That takes half a
+    second, once: the file is then known, by its content (up to 64 MiB; a copy is known as well) or by its place
+    and time of change, in the user's cache folder. Of larger files only the labels are read
+    beforehand. Cubes that come with polystab are known.
     """
     source = _existing(path)
-    _check_seal(source)
+    _check_file(source)
     cube: xr.Dataset | None = None
     try:
         cube = xr.open_dataset(source, engine="netcdf4", decode_times=False)
@@ -167,7 +179,7 @@ def validate_file(path: PathLike) -> list[Violation]:
 
 def _opened_tree(path: PathLike, *, check: bool) -> xr.DataTree:
     source = _existing(path)
-    _check_seal(source)
+    _check_file(source)
     opened: xr.DataTree | None = None
     try:
         opened = xr.open_datatree(source, engine="netcdf4", decode_times=False)
@@ -220,34 +232,59 @@ def _characters(variable: xr.Variable) -> int:
     return width if width * len(texts) <= WIDE_TEXTS else 0
 
 
-def _seal(path: Path) -> None:
-    """Append the checksum of a file; HDF5 does not look behind its own end, and cuts it off on a later write."""
+def _seal(path: Path) -> bool:
+    """Append the checksum of a file unless it is large.
+
+    HDF5 does not look behind its own end, and cuts the checksum off on a later write.
+    """
     size = path.stat().st_size
-    if size <= SEALED_BYTES:
-        with path.open("r+b") as stream:
-            seal = SEAL % _checksum(stream, size)
-            stream.seek(size)
-            stream.write(seal)
+    if size > SEALED_BYTES:
+        return False
+    with path.open("r+b") as stream:
+        seal = SEAL % _checksum(stream, size)
+        stream.seek(size)
+        stream.write(seal)
+    return True
 
 
-def _check_seal(path: Path) -> None:
-    """Refuse a damaged file before netCDF-C sees it: it may hang over one, or read wrong labels without an error.
+def _check_file(path: Path) -> None:
+    """Refuse a damaged or forged file before netCDF-C sees it: that may crash, hang, or read wrong labels without an error.
 
-    Where there is no checksum, as another tool changed the file or it is large, another process has a look first.
+    A checksum tells of damage, and no more: anybody can make one that is right. So a file that was neither written
+    here nor looked at before is first read by another process.
     """
     try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size
-            body = size - len(SEAL % 0)
-            stream.seek(max(body, 0))
-            seal = stream.read()
-            if not 0 < body <= SEALED_BYTES or not seal.startswith(SEAL[:15]):
-                return check_netcdf(path, everything=size <= SEALED_BYTES)
-            stream.seek(0)
-            if seal != SEAL % _checksum(stream, body):
-                raise ValueError("its checksum does not match its content")
+        key = file_key(path)
+        if is_known(key):
+            return
+        size = path.stat().st_size
+        sealed = _check_seal(path, size)
+        check_netcdf(path, key=key, everything=sealed or size <= SEALED_BYTES)
+        remember(key)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
+
+def _check_seal(path: Path, size: int) -> bool:
+    """Whether a file carries a checksum.
+
+    Raises
+    ------
+    ValueError
+        It is not that of its content.
+    """
+    body = size - len(SEAL % 0)
+    if not 0 < body <= SEALED_BYTES:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(body)
+        seal = stream.read()
+        if not seal.startswith(SEAL[:15]):
+            return False
+        stream.seek(0)
+        if seal != SEAL % _checksum(stream, body):
+            raise ValueError("its checksum does not match its content")
+    return True
 
 
 def _checksum(stream: BinaryIO, length: int) -> int:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.cube.labels import is_writable, parse_metric_id
+from polystab.cube.parts import value_parts
 from polystab.cube.specs import ATTRIBUTES, BETTER, DIMENSIONS, DIMS, FAMILIES, GROUPS, SCHEMA_VERSION, SPECS
 from polystab.errors import InvalidCubeError, NewerSchemaError, NotACubeError, RecordsError, Violation, shown
 
@@ -290,13 +291,25 @@ def _check_metric_coordinates(cube: xr.Dataset) -> Iterator[Violation]:
 def _check_values(cube: xr.Dataset) -> Iterator[Violation]:
     if "stderr" not in cube.data_vars or _kind(cube["stderr"]) != "f":
         return
-    stderr = cube["stderr"]
+    negative = infinite = 0
+    for part in _parts(cube):
+        negative += int((part < 0).sum())
+        infinite += int(np.isinf(part).sum())
     for code, bad, fix in (
-        ("negative-stderr", int((stderr < 0).sum()), "a standard error is zero or more; NaN if unknown."),
-        ("infinite-stderr", int(np.isinf(stderr).sum()), "use NaN where it is unknown."),
+        ("negative-stderr", negative, "a standard error is zero or more; NaN if unknown."),
+        ("infinite-stderr", infinite, "use NaN where it is unknown."),
     ):
         if bad:
             yield Violation(code, "variable stderr", f"{bad} cells are {code.split('-')[0]}.", fix)
+
+
+def _parts(cube: xr.Dataset) -> Iterator[npt.NDArray[np.floating]]:
+    """The standard errors; of a cube of the right shape, which may be large, some metrics at a time."""
+    if set(cube["stderr"].dims) == set(DIMS):
+        for _, values in value_parts(cube, "stderr"):
+            yield values
+    else:
+        yield cube["stderr"].values
 
 
 def _check_groups(tree: xr.DataTree) -> Iterator[Violation]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from polystab.cube.addresses import without_secrets
 from polystab.errors import OutputError, PolystabError, RecordsError
 from polystab.sources.checkpoint_errors import is_out_of_memory
 from polystab.sources.outputs import (
@@ -213,7 +214,7 @@ def _fail(
 ) -> None:
     why, detail = failure_of(error)
     failure = UnitFailure(job.run.model, job.run.seed, job.step, source, reason or why, detail)
-    said = "".join(traceback.format_exception(error))
+    said = without_secrets("".join(traceback.format_exception(error)))
     write_failure(folder, failure, said[-TRACEBACK_CHARACTERS:])
     report(Event("failed", source, failure))
 
@@ -227,4 +228,5 @@ def failure_of(error: BaseException) -> tuple[str, str]:
         reason, detail = "out-of-memory", text or "memory ran out; use fewer jobs or a smaller batch."
     else:
         reason, detail = "error", f"{type(error).__name__}: {text}"
+    detail = without_secrets(detail)  # libraries repeat addresses, and those of a download are signed
     return reason, detail if len(detail) <= DETAIL_CHARACTERS else f"{detail[:DETAIL_CHARACTERS]}..."

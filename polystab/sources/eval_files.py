@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from polystab.cube.addresses import without_secrets
 from polystab.cube.labels import is_writable
 from polystab.errors import ReadError, RefusedFileError, shown
 from polystab.sources.eval_json import WANTED, decoded, parse, parse_mapping, parse_shared, sections
@@ -216,10 +217,11 @@ def _identity(config_text: str, options: Options) -> Identity:
 
 
 def _harness_identity(args: Mapping[str, Any], config: Mapping[str, Any], options: Options) -> tuple[RunLabel, int]:
-    name = next((str(args[key]) for key in _MODEL_KEYS if args.get(key)), None)
+    name = next((without_secrets(str(args[key])) for key in _MODEL_KEYS if args.get(key)), None)
     if name is None:
         raise RefusedFileError("no-model", "config.model_args names no model (pretrained=...).")
-    said = [str(revision) for revision in (args.get("revision"), config.get("model_revision")) if revision]
+    both = (args.get("revision"), config.get("model_revision"))
+    said = [without_secrets(str(revision)) for revision in both if revision]
     named = sorted(set(said) - {"main"})
     if len(named) > 1:
         raise RefusedFileError("label-mismatch", f"the content names two revisions: {shown(named)}.")

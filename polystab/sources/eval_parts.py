@@ -21,6 +21,7 @@ from pathlib import Path
 
 from polystab.cube.audit import AuditLog
 from polystab.errors import RefusedFileError, shown
+from polystab.progress_bars import tracked
 from polystab.sources.eval_files import EvalReader, Options
 from polystab.sources.eval_table import Table
 from polystab.sources.walk import paused_collection, read_bytes, walk_files
@@ -55,7 +56,8 @@ def read_parts(tree: str | os.PathLike[str], options: Options, log: AuditLog) ->
             others = [_start(tree, options, part, parts) for part in range(1, parts)]
     parts = 1 + len(others)
     table = Table()
-    _parse(_of_part(files, 0, parts), options, table, log)
+    # Without a length: this process has the first part of the files, and the others tell only when they are done.
+    _parse(tracked(_of_part(files, 0, parts), "reading results", unit="file"), options, table, log)
     for part, process in enumerate(others, 1):
         packed = _finish(process)
         if packed:

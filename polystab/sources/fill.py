@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polystab.errors import ConflictError, ReadError, RefusedFileError, UnknownNameError, shown
+from polystab.progress_bars import Bar
 from polystab.sources.attempts import Event, Job, Plan
 from polystab.sources.measuring import Measurer, check_measurers
 from polystab.sources.outputs import UnitFailure, forget_failure
@@ -121,7 +124,8 @@ def fill(
     options : CheckpointOptions, optional
         How checkpoints are fetched and loaded.
     progress : callable, optional
-        Called with a :class:`FillProgress` at the start and after each unit.
+        Called with a :class:`FillProgress` at the start and after each unit, in place of a bar (see
+        :func:`polystab.progress`).
 
     Returns
     -------
@@ -161,23 +165,26 @@ def fill(
     table = _selected(runs, models, seeds, steps, options)
     plan = Plan.of(output, measurers, options)
     todo, total = _missing(plan.folder, table, list(measurers))
-    tally = _Tally(total, total - sum(len(job.sources) for job in todo), start, progress)
-    tally.tell()
-    try:
-        if scheduler is not None and todo:
-            from polystab.sources.schedulers import run_on_scheduler
+    already = total - sum(len(job.sources) for job in todo)
+    bar = Bar("measuring checkpoints", unit="unit", total=total, done=already)
+    with bar if progress is None else nullcontext():
+        tally = _Tally(total, already, start, progress or partial(_shown_on, bar))
+        tally.tell()
+        try:
+            if scheduler is not None and todo:
+                from polystab.sources.schedulers import run_on_scheduler
 
-            run_on_scheduler(plan, todo, tally.count, scheduler=scheduler, n_workers=min(jobs, len(todo)))
-        elif jobs == 1 or len(todo) <= 1:
-            run_here(plan, todo, tally.count)
-        else:
-            run_in_workers(plan, todo, tally.count, n_workers=min(jobs, len(todo)))
-    except KeyboardInterrupt as error:
-        error.add_note(
-            f"stopped with {tally.already + tally.done:,} of {total:,} units done; nothing is half done. "
-            "The same call goes on from here."
-        )
-        raise
+                run_on_scheduler(plan, todo, tally.count, scheduler=scheduler, n_workers=min(jobs, len(todo)))
+            elif jobs == 1 or len(todo) <= 1:
+                run_here(plan, todo, tally.count)
+            else:
+                run_in_workers(plan, todo, tally.count, n_workers=min(jobs, len(todo)))
+        except KeyboardInterrupt as error:
+            error.add_note(
+                f"stopped with {tally.already + tally.done:,} of {total:,} units done; nothing is half done. "
+                "The same call goes on from here."
+            )
+            raise
     failed = tuple(sorted(tally.failed, key=lambda failure: failure.key))
     return FillResult(total, tally.already, tally.done, failed, time.monotonic() - start)
 
@@ -268,6 +275,10 @@ def _moved(run: Run, facts: dict[str, object]) -> bool:
     """Whether a unit was measured from another Hub repository; local folders may move."""
     now = run_facts(run)
     return bool(run.revision and facts["revision"]) and any(facts[n] != now[n] for n in ("location", "revision"))
+
+
+def _shown_on(bar: Bar, told: FillProgress) -> None:
+    bar.to(told.done + told.failed, f"{told.failed} failed" if told.failed else "")
 
 
 @dataclass

@@ -28,6 +28,7 @@ from polystab.errors import (
     did_you_mean,
     shown,
 )
+from polystab.progress_bars import tracked
 from polystab.sources import metric_names
 from polystab.sources.columns import Note
 from polystab.sources.duplicates import Codes, Floats, OnDuplicate, Settled, settle
@@ -111,7 +112,7 @@ class Gathering:
 
         A file that cannot be used goes to the audit and nothing else suffers.
         """
-        for file in files:
+        for file in tracked(files, "reading tables", unit="file"):
             digest = ""
             notes: list[tuple[str, str]] = []
             try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from polystab._version import __version__
+from polystab.cube.addresses import clean_cause, without_secrets
 from polystab.errors import did_you_mean, shown
 from polystab.sources.checkpoint_errors import CheckpointError, library, quiet
 from polystab.sources.hub_cache import HubCache, Lease, default_folder
@@ -172,7 +173,7 @@ class _Link:
                 cause = error.__cause__ if isinstance(error, self.errors.LocalEntryNotFoundError) else None
                 failure = cause or error
                 if not self._may_pass(failure) or attempt == self.retries:
-                    raise self._refusal(failure) from error
+                    raise self._refusal(failure) from clean_cause(error)
                 time.sleep(_wait(failure, attempt))
         raise AssertionError("unreachable")
 
@@ -218,10 +219,11 @@ class _Link:
             return CheckpointError("missing-revision", f"the Hub has no {self}; check the name of the repository.")
         if isinstance(error, OSError) and error.errno and not isinstance(error, (ConnectionError, TimeoutError)):
             return _unwritable(Path(error.filename or "the cache"), error)
-        said = f"status {status}" if status else (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        first = (without_secrets(str(error)).strip().splitlines() or [type(error).__name__])[0]
+        said = f"status {status}" if status else first[:200]
         return CheckpointError(
             "unreachable",
-            f"{self} could not be fetched from {self.endpoint or 'the Hub'}, tried {self.retries + 1} times if that "
+            f"{self} could not be fetched from {without_secrets(self.endpoint or 'the Hub')}, tried {self.retries + 1} times if that "
             f"could help: {said}. Try again later; what is in the cache can be used without the network "
             "(local_files_only).",
         )

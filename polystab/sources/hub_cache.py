@@ -80,9 +80,10 @@ class HubCache:
         if is_commit(revision):
             return revision
         try:
-            return (self.repository(repo) / "refs" / revision).read_text(encoding="ascii").strip()
+            said = self._reference(repo, revision).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return ""
+        return said if is_commit(said) else ""
 
     def revisions(self, repo: str) -> list[str]:
         """Branches and tags of a repository that were fetched."""
@@ -90,15 +91,37 @@ class HubCache:
         return sorted(path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file())
 
     def remember(self, repo: str, revision: str, sha: str) -> None:
-        """Keep which commit a revision is, as ``huggingface_hub`` does, so that it is found without the network."""
+        """Keep which commit a revision is, as ``huggingface_hub`` does, so that it is found without the network.
+
+        Not that of a revision with a name that git has not: its file would be elsewhere.
+        """
         if is_commit(revision) or self.commit(repo, revision) == sha:
             return
-        path = self.repository(repo) / "refs" / revision
+        try:
+            path = self._reference(repo, revision)
+        except ValueError:
+            return
         with self.fetching():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            temporary.write_text(sha, encoding="ascii")
-            temporary.replace(path)
+            # Not beside it: whatever lies below refs is taken for a branch, also by huggingface_hub.
+            temporary = self.repository(repo) / f".ref.{os.getpid()}.part"
+            try:
+                temporary.write_text(sha, encoding="ascii")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _reference(self, repo: str, revision: str) -> Path:
+        """The file that says which commit a revision is.
+
+        Raises
+        ------
+        ValueError
+            It is no name that git allows, such as ``../x``: it would be a file elsewhere.
+        """
+        if any(part.strip(".") != part or set(part) & set("\0\\: ") or not part for part in revision.split("/")):
+            raise ValueError(f"{revision[:100]!r} cannot be a branch or tag")
+        return self.repository(repo) / "refs" / revision
 
     def lease(self, repo: str, sha: str) -> Lease:
         """Mark a revision as in use; waits while another process is removing it."""

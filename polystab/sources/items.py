@@ -25,6 +25,7 @@ from polystab.cube.audit import AuditLog, audit_entries
 from polystab.cube.labels import MetricId, writable
 from polystab.cube.specs import GROUPS
 from polystab.errors import SHOWN_LABELS, ConflictError, CubeTooLargeError, ReadError, RefusedFileError, shown
+from polystab.progress_bars import tracked
 from polystab.sources.eval_cells import OnDuplicate
 from polystab.sources.eval_files import EvalFile, EvalReader, Options
 from polystab.sources.eval_results import read_lm_eval
@@ -201,7 +202,8 @@ def _read_blocks(tree: Path, reader: EvalReader, log: AuditLog, known: dict[str,
     root = tree if tree.is_dir() else tree.parent
     results = _results_files(tree, root, reader, log)
     blocks, found = [], 0
-    for path, name in walk_files(root, ".jsonl", on_error=lambda where, why: log.refuse(where, "unreadable", why)):
+    files = walk_files(root, ".jsonl", on_error=lambda where, why: log.refuse(where, "unreadable", why))
+    for path, name in tracked(files, "reading samples", unit="file"):
         folder, _, file = name.rpartition("/")
         match = _SAMPLES.fullmatch(file)
         if match is None or (not tree.is_dir() and (folder, match["moment"]) not in results):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.errors import ReadError
+from polystab.progress_bars import Bar
 from polystab.sources.checkpoint_errors import CheckpointError, library
 from polystab.sources.checkpoints import Checkpoint, CheckpointOptions, open_checkpoint
 
@@ -107,19 +108,21 @@ def weight_lineage(
     steps = sorted({step for run in table for step in run.steps})
     result = _empty(models, seeds, steps)
     unread: list[str] = []
-    for run in table:
-        kept: dict[int, _Kept] = {}
-        for step in run.steps:
-            if progress is not None:
-                progress(run, step)
-            try:
-                with open_checkpoint(run, step, options=options) as checkpoint:
-                    kept[step] = _read(checkpoint, sample)
-            except CheckpointError as error:
-                # A checkpoint that is missing or damaged leaves a hole, as in filling a cube.
-                unread.append(f"{run} step {step}: {error}")
-        if kept:
-            _put(result, (models.index(run.model), seeds.index(run.seed)), steps, kept, _rates(run, warmup))
+    with Bar("Reading weights", unit="checkpoint", total=sum(len(run.steps) for run in table)) as bar:
+        for run in table:
+            kept: dict[int, _Kept] = {}
+            for step in run.steps:
+                if progress is not None:
+                    progress(run, step)
+                try:
+                    with open_checkpoint(run, step, options=options) as checkpoint:
+                        kept[step] = _read(checkpoint, sample)
+                except CheckpointError as error:
+                    # A checkpoint that is missing or damaged leaves a hole, as in filling a cube.
+                    unread.append(f"{run} step {step}: {error}")
+                bar.advance()
+            if kept:
+                _put(result, (models.index(run.model), seeds.index(run.seed)), steps, kept, _rates(run, warmup))
     if not (result["content"] != "").any():
         raise ReadError(f"no checkpoint could be read; first, {unread[0]}")
     result.attrs["missing"] = len(unread)

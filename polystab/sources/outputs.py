@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from polystab.errors import ConflictError, OutputError, ReadError
-from polystab.files import write_text
+from polystab.files import NoLocksError, locked, unlock, write_text
 from polystab.sources.unit_keys import FAILED, UnitKey, canonical, folder_name
 from polystab.sources.units import make_folder
 
@@ -158,7 +157,7 @@ def claimed(folder: Path, model: str, seed: int, step: int) -> Iterator[bool]:
         # Removed while it is held: whoever opened it meanwhile sees that it is another file, see _locked.
         with suppress(OSError):
             path.unlink()
-        _unlock(handle)
+        unlock(handle)
 
 
 def remove_leftovers(folder: Path, key: UnitKey) -> None:
@@ -183,50 +182,18 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            _unlock(handle)
-
-
-def _unlock(handle: int) -> None:
-    """Give a lock back, also where a process that was forked meanwhile has the file open too."""
-    import fcntl
-
-    fcntl.flock(handle, fcntl.LOCK_UN)
-    os.close(handle)
+            unlock(handle)
 
 
 def _locked(path: Path, *, wait: bool) -> int | None:
-    """An open file that is locked for this process alone; None if another has it and we do not wait."""
+    """As :func:`polystab.files.locked`; without locks there is no filling."""
     try:
-        import fcntl  # late: units can be joined where there are no such locks
-    except ModuleNotFoundError as error:
-        raise OutputError("filling needs the file locks of Linux or macOS; fill there, and join anywhere.") from error
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}.") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if _still_there(path, handle):
-                return handle
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        except OSError as error:
-            os.close(handle)
-            raise OutputError(
-                f"cannot lock {path}: {error.strerror}. Two fills must not meet in one folder, so it has to lie on a "
-                "file system with locks; use a local disk."
-            ) from error
-        os.close(handle)
-
-
-def _still_there(path: Path, handle: int) -> bool:
-    """Whether the open file is the one at the path: its last owner removes it."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
+        return locked(path, wait=wait)
+    except NoLocksError as error:
+        raise OutputError(
+            f"{error} Two fills must not meet in one folder, so it has to lie on a file system with locks; use a local "
+            "disk of Linux or macOS. Units can be joined anywhere."
+        ) from error
 
 
 def _settings_path(folder: Path, source: str) -> Path:

@@ -158,7 +158,7 @@ def _run(cells: Mapping[str, str], folder: Path) -> tuple[Run | None, list[str]]
     if seeds["seed"] is None:
         return None, mistakes
     revision, location = cells.get("revision", ""), cells.get("location", "")
-    if location and not revision:
+    if location and not revision and "://" not in location:
         location = _absolute(location, folder)
     known = {name: -1 if seed is None else seed for name, seed in seeds.items()}
     return Run(

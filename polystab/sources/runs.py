@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polystab.cube.addresses import without_secrets
 from polystab.cube.labels import is_writable
 from polystab.errors import PolystabError, ReadError, SelectionError, UnknownNameError, did_you_mean, shown
 from polystab.sources.run_patterns import filled, has_field, pattern_mistakes, steps_in_folders
@@ -92,7 +93,8 @@ class RunTable:
     Raises
     ------
     RunTableError
-        Two runs have one (model, seed), or a run is not sound; every mistake is listed.
+        Two runs have one (model, seed), two models differ in upper and lower case only, or a run is not sound; every
+        mistake is listed.
     """
 
     runs: tuple[Run, ...]
@@ -100,6 +102,7 @@ class RunTable:
     def __post_init__(self) -> None:
         mistakes = [mistake for run in self.runs for mistake in run_mistakes(run)]
         mistakes += repeated_runs((run.model, run.seed, f"run {number}") for number, run in enumerate(self.runs, 1))
+        mistakes += _confusable({run.model for run in self.runs})
         if not self.runs:
             mistakes.append("there is no run in it")
         if mistakes:
@@ -296,6 +299,12 @@ def run_mistakes(run: Run) -> list[str]:
         mistakes.append(f"the seed {run.seed} does not fit 64 bits")
     if not run.location:
         return [*mistakes, f"{run} has no location"]
+    if "://" in run.location:
+        return [
+            *mistakes,
+            f"{run} lies at {without_secrets(run.location)!r}, which is an address; give a folder of this machine, or, with "
+            "a revision, a repository organisation/name on the Hub",
+        ]
     broken = [*pattern_mistakes(run.location), *pattern_mistakes(run.revision)]
     if not broken and not has_field(run.location, "step") and not has_field(run.revision, "step"):
         where = "revision" if run.on_hub else "location"
@@ -316,6 +325,17 @@ def repeated_runs(labels: Iterable[tuple[str, int, str]]) -> list[str]:
             mistakes.append(f"{where}: {model} seed {seed} is already in {first[model, seed]}; each run stands once")
         first.setdefault((model, seed), where)
     return mistakes
+
+
+def _confusable(models: Iterable[str]) -> list[str]:
+    """A mistake for each model whose folder would be that of another one on systems that do not tell ``A`` from ``a``."""
+    first: dict[str, str] = {}
+    return [
+        f"the models {known!r} and {model!r} differ in upper and lower case only: in some folders their files would be "
+        "the same; rename one"
+        for model in sorted(models)
+        if (known := first.setdefault(model.lower(), model)) != model
+    ]
 
 
 def _found_steps(run: Run, options: CheckpointOptions | None) -> tuple[int, ...]:

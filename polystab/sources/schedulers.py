@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from polystab.cube.addresses import clean_cause, without_secrets
 from polystab.errors import PolystabError, ReadError, shown
 from polystab.sources.attempts import POLL_SECONDS, Event, Job, Plan, Report
 from polystab.sources.outputs import LOCKS
@@ -106,10 +107,15 @@ def check_scheduler(scheduler: Any) -> None:
         return
     if not isinstance(scheduler, str):
         raise ReadError(f"scheduler is 'local', an address or a distributed.Client, not {type(scheduler).__name__}.")
+    if "@" in scheduler:
+        raise ReadError(
+            "the address of a scheduler has no name and password (a host after @); Dask takes certificates instead: "
+            "give a distributed.Client with its security."
+        )
     kind, separator, place = scheduler.partition("://")
     if scheduler != "local" and not (separator and kind and place):
         raise ReadError(
-            f"scheduler {scheduler!r} is no address such as tcp://host:8786 or tls://host:8786, and not 'local'. "
+            f"scheduler {without_secrets(scheduler)!r} is no address such as tcp://host:8786 or tls://host:8786, and not 'local'. "
             "`dask scheduler` prints its address when it starts."
         )
 
@@ -157,11 +163,13 @@ def _connected(scheduler: Any, n_workers: int) -> Iterator[Any]:
         try:
             client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError) as error:
+            said = without_secrets(f"no scheduler answers at {address}: {error}.")
             raise WorkerError(
-                f"no scheduler answers at {address}: {error}. Start one with `dask scheduler`, and give the address it prints."
-            ) from error
+                f"{said} Start one with `dask scheduler`, and give the address it prints."
+            ) from clean_cause(error)
         except (ValueError, TypeError, RuntimeError, ImportError) as error:
-            raise WorkerError(f"{address} cannot be used as a scheduler: {error}.") from error
+            said = without_secrets(f"{address} cannot be used as a scheduler: {error}.")
+            raise WorkerError(said) from clean_cause(error)
         yield stack.enter_context(client)
 
 

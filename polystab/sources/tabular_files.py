@@ -33,8 +33,11 @@ MAX_LINE = 2**24
 MAX_JSON = 2**27
 # Values in it: a bracket of two characters becomes an object of sixty bytes.
 MAX_JSON_VALUES = 2**24
-# A gzip file that unpacks to more than this, and to more than so many times its size, is made to fill the memory.
-MAX_UNPACKED, MAX_RATIO = 2**23, 100
+# A gzip file that unpacks to more than so many times its size, and as a table takes more than so many bytes of memory,
+# is made to fill it. Honest logs reach ratios over 500, where nearly all columns stay the same, but no such length.
+MAX_RATIO, MAX_MEMORY = 100, 2**31
+# Bytes that a table takes for each of these in its text, a little more than measured; with the text itself.
+_COSTS = {b"\n": 64, b",": 16, b";": 16, b"\t": 16, b"{": 256, b"[": 64}
 
 _PEEKED = 2**16
 _CHUNK = 2**16
@@ -156,18 +159,22 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, packed: io.BufferedReader[Any], path: Path) -> None:
         self._stream = gzip.GzipFile(fileobj=packed)
-        self._left = max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size)
+        self._free = MAX_RATIO * path.stat().st_size
+        self._memory = MAX_MEMORY
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
         count = self._stream.readinto(buffer)
-        self._left -= count
-        if self._left < 0:
+        text = bytes(memoryview(buffer)[:count])
+        self._free -= count
+        self._memory -= count + sum(text.count(mark) * cost for mark, cost in _COSTS.items())
+        if self._free < 0 and self._memory < 0:
             raise RefusedFileError(
                 "archive-bomb",
-                f"it unpacks to over {MAX_RATIO} times its size; unpack it yourself if that is right, and read the result.",
+                f"it unpacks to over {MAX_RATIO} times its size, and would take over {MAX_MEMORY >> 20:,} MiB of memory; "
+                "unpack it yourself if that is right, and read the result.",
             )
         return count
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 
 from polystab.errors import RecordsError
+from polystab.files import is_reserved
 
 UNITS = "units"
 FAILED = "failed"
@@ -36,9 +37,16 @@ class UnitKey(NamedTuple):
 
 
 def folder_name(label: str) -> str:
-    """A label as the name of one folder: percent-quoted, and never hidden, ``.`` or ``..``."""
+    """A label as the name of one folder: percent-quoted, never hidden, ``.`` or ``..``, nor a name that Windows changes.
+
+    Two labels are two names; but some systems do not tell ``A`` from ``a``, see :class:`polystab.sources.runs.RunTable`.
+    """
     quoted = quote(label, safe=" +,=@", errors="backslashreplace")
-    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
+    if quoted.startswith(".") or is_reserved(quoted):
+        quoted = f"%{ord(quoted[0]):02X}{quoted[1:]}"
+    if quoted.endswith((".", " ")):
+        quoted = f"{quoted[:-1]}%{ord(quoted[-1]):02X}"
+    return quoted
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polystab.cube.addresses import without_secrets
 from polystab.errors import OutputError, RefusedFileError
 from polystab.files import atomic_path
 from polystab.sources.measuring import Measurement
@@ -110,7 +111,7 @@ def make_folder(folder: Path) -> None:
 
 def run_facts(run: Run, sha: str = "") -> dict[str, Any]:
     """What a unit keeps about its run; a local location loses the part that is this machine's."""
-    location = str(run.location)
+    location = without_secrets(str(run.location))
     if not run.revision and Path(location).is_absolute():
         location = "/".join(Path(location).parts[-2:])
     return {

@@ -11,7 +11,7 @@ from cubes_of_arrays import make_cube
 
 import polystab as ps
 from polystab.analysis import expected_share, outlier_scores, rank_runs
-from polystab.analysis.outliers.scores import sustained
+from polystab.analysis.outliers.tallies import sustained
 from polystab.analysis.outliers.zscores import robust_z
 from polystab.errors import AnalysisError, UnknownNameError
 

@@ -140,7 +140,10 @@ class TestAdded:
         )
         (tmp_path / "r" / "c.md").write_bytes(text)
         add_cubes(tmp_path / "r")
-        assert data_card("mine") == "# A card]0;title[2J\n\ttext"
+        assert (
+            data_card("mine")
+            == "# A card\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[2J\n\ttext"
+        )
 
     def test_a_cube_without_a_card_says_so(self, tmp_path: Path) -> None:
         add_cubes(write(tmp_path / "registry.json", LINE))

@@ -33,7 +33,7 @@ _INDENTED = re.compile(r"^    (polystab (?:.*\\\n)*.*)", re.MULTILINE)
 _NAMED_TEST = re.compile(r"`([\w/]+\.py)?::(\w+)`")
 
 # Pages whose snippets need what an earlier page makes.
-_AFTER = {"howto/audit.md": "howto/lm-eval.md"}
+_AFTER = {"howto/audit.md": "howto/lm-eval.md", "howto/report.md": "howto/lm-eval.md"}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """One broken input to one reader: what counts as a crash, and how it is noticed.
 
 A reader may return, or raise a PolystabError. Anything else is a crash: another exception,
-a signal, more than ten seconds, more than two GiB, a file written outside its folder.
+a signal, more than ten seconds, more than two GiB, a file written outside its folder, a program started.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
+from polystab.cube import known_files
 from polystab.errors import PolystabError
 
-SECONDS = 10
+# Of the processor: a machine that is busy with something else is no hang. By the clock it may be so many times more.
+SECONDS, BY_THE_CLOCK = 10, 6
 MEMORY = 2 * 2**30
 
 # Path in the folder -> content.
@@ -31,20 +33,27 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class Reader:
-    """Files to draw, and what reads them; ``forked`` for one that a signal may kill."""
+    """Files to draw, and what reads them; ``forked`` for one that a signal may kill.
+
+    ``prepare`` is called before each case, for imports: they take seconds that are not the reader's.
+    """
 
     name: str
     files: st.SearchStrategy[Files]
     read: Callable[[Path], object]
     forked: bool = False
+    prepare: Callable[[], object] = bool
 
 
-class Crash(Exception):  # noqa: N818  it is what is looked for
-    """A reader did what it must not; the text says what, the same for the same fault."""
+class Crash(BaseException):
+    """A reader did what it must not; the text says what, the same for the same fault.
+
+    No Exception, so that the reader does not take it for a fault of the file.
+    """
 
 
-def run_case(reader: Reader, files: Files, folder: Path) -> None:
-    """Feed one case to a reader.
+def run_case(reader: Reader, files: Files, folder: Path, *, limits: bool = True) -> None:
+    """Feed one case to a reader; without ``limits`` where somebody else keeps time and memory.
 
     Raises
     ------
@@ -57,13 +66,11 @@ def run_case(reader: Reader, files: Files, folder: Path) -> None:
         path = folder / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    if reader.name == "weights":  # seconds that are not the reader's
-        import safetensors  # noqa: F401
-        import torch  # noqa: F401
+    reader.prepare()
     if reader.forked:
         _forked(reader, folder)
         return
-    with bounded():
+    with bounded() if limits else nullcontext():
         _judged(reader, folder)
 
 
@@ -71,8 +78,12 @@ def _judged(reader: Reader, folder: Path) -> None:
     try:
         with _writes_watched(folder):
             reader.read(folder)
-    except PolystabError:
-        return
+    except PolystabError as refusal:
+        cause: BaseException | None = refusal
+        while cause is not None:
+            if isinstance(cause, MemoryError):  # without the limit it would have taken the memory
+                raise Crash(_place(cause)) from refusal
+            cause = cause.__cause__ or cause.__context__
     except Crash:
         raise
     except BaseException as error:  # whatever it is, it is what is looked for
@@ -95,44 +106,52 @@ def _forked(reader: Reader, folder: Path) -> None:
     end, start = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(end)
+        os.setpgid(0, 0)
         said = b""
         try:
             faulthandler.disable()
-            signal.alarm(SECONDS)  # its default ends the process, in C code too
+            # The defaults of both signals end the process, in C code too.
+            signal.alarm(BY_THE_CLOCK * SECONDS)
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.getrlimit(resource.RLIMIT_CPU)[1]))
             _limit_memory()
             _judged(reader, folder)
         except BaseException as error:  # noqa: BLE001
             said = str(error).encode("utf-8", "replace")[:1000]
         os.write(start, said)
         os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with suppress(OSError):  # what it started itself, and has not ended
+        os.killpg(child, signal.SIGKILL)
     os.close(start)
     with os.fdopen(end, "rb") as stream:
         said = stream.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        raise Crash(f"no answer after {SECONDS} s" if number == signal.SIGALRM else f"killed by signal {number}")
+    if -status in (signal.SIGALRM, signal.SIGXCPU):
+        raise Crash(f"no answer after {SECONDS} s")
+    if status < 0:
+        raise Crash(f"killed by signal {-status}")
     if said:
         raise Crash(said.decode())
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Ten seconds and two GiB more than now."""
+    """Ten seconds of the processor and two GiB more than now."""
 
     def late(*_: object) -> None:
         raise Crash(f"no answer after {SECONDS} s")
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
+    handlers = {number: signal.signal(number, late) for number in (signal.SIGALRM, signal.SIGPROF)}
+    signal.alarm(BY_THE_CLOCK * SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     _limit_memory()
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
@@ -154,9 +173,11 @@ def _writes_watched(folder: Path) -> Iterator[None]:
         sys.addaudithook(_on_event)
         _watching = True
     _allowed[:] = [str(folder) + os.sep]
+    record, known_files.record_path = known_files.record_path, lambda: folder / "out" / "known-files.txt"
     try:
         yield
     finally:
+        known_files.record_path = record
         _allowed.clear()
 
 
@@ -171,7 +192,7 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
         touched = arguments[:2]
     elif event == "subprocess.Popen" and arguments[0] == sys.executable:
         return  # our own look at netCDF
-    elif event in ("os.system", "subprocess.Popen", "socket.connect"):
+    elif event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"):
         raise Crash(f"{event} {str(arguments)[:80]}")
     else:
         return

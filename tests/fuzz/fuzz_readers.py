@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import struct
+import sys
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -19,6 +22,7 @@ from fuzz_mutations import json_bytes, json_lines, patched, perhaps_packed
 from hypothesis import strategies as st
 
 import polystab as ps
+from polystab.cube import netcdf_check
 from polystab.cube.store import SEAL, validate_file
 from polystab.cube.validate import check_cube
 from polystab.errors import PolystabError
@@ -197,8 +201,8 @@ def _unit_members() -> Mapping[str, bytes]:
 
 
 @cache
-def cube_bytes() -> bytes:
-    """A small cube with a detail group, as a file."""
+def cube_bytes(*, tool: str = "") -> bytes:
+    """A small cube with a detail group, as a file; without a checksum, and laid out in another way, if by another tool."""
     cube = synthetic_cube(n_seeds=2, steps=[0, 1, 2], rng=0)
     from polystab.cube.audit import AuditLog
 
@@ -206,15 +210,24 @@ def cube_bytes() -> bytes:
     log.read("a.json", sha256="0" * 64, detail="one file")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cube.nc"
-        ps.save_cube(xr.DataTree.from_dict({"/": cube, "/audit": log.dataset()}), path)
+        tree = xr.DataTree.from_dict({"/": cube, "/audit": log.dataset()})
+        if not tool:
+            ps.save_cube(tree, path)
+        elif tool == "contiguous":
+            tree.to_netcdf(path, engine="netcdf4")  # of texts, HDF5's strings
+        else:
+            cube.drop_vars([name for name in cube.variables if cube[name].dtype.kind == "U"]).to_netcdf(
+                path, engine="netcdf4", format=tool
+            )
         return path.read_bytes()
 
 
 @st.composite
 def _netcdf(draw: st.DrawFn) -> Files:
-    """A damaged cube; mostly one whose checksum is gone, so that HDF5 has to read it."""
-    content = cube_bytes()
-    body = bytearray(content[: -len(SEAL % 0)])
+    """A damaged cube; mostly one whose checksum is gone, or was made right again, so that HDF5 has to read it."""
+    content = cube_bytes(tool=draw(st.sampled_from(["", "", "", "contiguous", "NETCDF3_64BIT"])))
+    old = content[-len(SEAL % 0) :] if content.endswith(b"\n") and SEAL[:15] in content else b""
+    body = bytearray(content[: len(content) - len(old)])
     for _ in range(draw(st.integers(0, 4))):
         kind, start = draw(st.integers(0, 4)), draw(st.integers(0, len(body)))
         if kind == 0:
@@ -230,9 +243,8 @@ def _netcdf(draw: st.DrawFn) -> Files:
             body[start] ^= 1 << draw(st.integers(0, 7))
         elif kind == 4 and draw(st.integers(0, 3)) == 0:
             del body[start:]
-    # A checksum that was right once, or none: only somebody who means harm would make one that is right again.
-    old = content[-len(SEAL % 0) :] if draw(st.integers(0, 9)) == 0 else b""
-    return {"cube.nc": bytes(body) + old}
+    seal = draw(st.sampled_from([old, b"", b"", SEAL % zlib.crc32(body), SEAL % zlib.crc32(body)]))
+    return {"cube.nc": bytes(body) + seal}
 
 
 # What reads them
@@ -269,10 +281,48 @@ def _keep(tree: Any, folder: Path) -> None:
 
 def _read_netcdf(folder: Path) -> None:
     path = folder / "in" / "cube.nc"
-    for opener in (ps.open_cube, ps.open_tree):  # another process looks at the file once for both
+    if zlib.crc32(path.read_bytes()) % 100:  # else as it is for a user, which takes half a second
+        netcdf_check._look_apart, netcdf_check.PATIENCE = _look_in_a_fork, 1
+    for opener in (ps.open_cube, ps.open_tree):
         with suppress(PolystabError), opener(path) as opened, suppress(OSError, RuntimeError):
             opened.load()  # damaged values, met when they are read
     validate_file(path)
+
+
+def _look_in_a_fork(path: str, depth: str) -> tuple[int, bytes]:
+    """The same look, in a copy of this process, which has imported everything; only ever in a process for one case."""
+    end, start = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 0
+        sys.argv[1:] = [path, depth]
+        try:
+            exec(compile(netcdf_check._script(), "look", "exec"), {})
+        except SystemExit as stopped:
+            status = os.write(start, str(stopped.code).encode()) and 1
+        except BaseException as error:  # noqa: BLE001
+            status = os.write(start, repr(error).encode()[:1000]) and 1
+        os._exit(status)
+    os.close(start)
+    with os.fdopen(end, "rb") as stream:
+        said = stream.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+
+
+@cache
+def _open_a_cube() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cube.nc"
+        path.write_bytes(cube_bytes())
+        with ps.open_cube(path) as cube:
+            cube.load()
+        validate_file(path)
+
+
+@cache
+def _import_torch() -> None:
+    import safetensors  # noqa: F401
+    import torch  # noqa: F401
 
 
 def _read_weights(folder: Path) -> None:
@@ -303,10 +353,15 @@ def _read_unit(folder: Path) -> None:
 READERS = {
     reader.name: reader
     for reader in (
-        Reader("evals", _eval_tree(), _read_evals),
-        Reader("samples", _samples_tree(), _read_samples),
-        Reader("logs", _log(), _read_log),
-        Reader("tables", st.builds(lambda content: {"table.csv": content}, patched([TABLE])), _read_table),
+        Reader("evals", _eval_tree(), _read_evals, prepare=_open_a_cube),
+        Reader("samples", _samples_tree(), _read_samples, prepare=_open_a_cube),
+        Reader("logs", _log(), _read_log, prepare=_open_a_cube),
+        Reader(
+            "tables",
+            st.builds(lambda content: {"table.csv": content}, patched([TABLE])),
+            _read_table,
+            prepare=_open_a_cube,
+        ),
         Reader("runs", st.builds(lambda content: {"runs.csv": content}, patched([RUNS])), _read_runs),
         Reader(
             "texts",
@@ -315,8 +370,67 @@ READERS = {
             ),
             _read_texts,
         ),
-        Reader("weights", _safetensors(), _read_weights),
+        Reader("weights", _safetensors(), _read_weights, prepare=_import_torch),
         Reader("units", _unit(), _read_unit),
-        Reader("netcdf", _netcdf(), _read_netcdf, forked=True),
+        Reader("netcdf", _netcdf(), _read_netcdf, forked=True, prepare=_open_a_cube),
     )
+}
+
+
+# The same readers over bytes: valid files to begin with, and the files that any bytes stand for
+
+_CASE_OF_LOG = ["log.csv", "log.tsv", "seed3.jsonl", "run-seed1/trainer_state.json", "log.csv.gz"]
+
+
+def _log_of(content: bytes) -> Files:
+    return {_CASE_OF_LOG[content[0] % len(_CASE_OF_LOG) if content else 0]: content[1:]}
+
+
+def _logs() -> list[bytes]:
+    rows = b"\n".join(json.dumps(row).encode() for row in LOG_ROWS)
+    tables = [(b"\1" if name.endswith(".tsv") else b"\0") + content for name, content in LOGS]
+    return [*tables, b"\2" + rows, b"\3" + json.dumps(STATE).encode(), b"\4" + gzip.compress(LOGS[0][1], mtime=0)]
+
+
+def _unit_of(content: bytes) -> Files:
+    """A unit file of which one member holds these bytes, sealed."""
+    members = dict(_unit_members())
+    names = sorted(members)
+    members[names[content[0] % len(names) if content else 0]] = content[1:]
+    return {"unit.npz": zipped(members)}
+
+
+def _units() -> list[bytes]:
+    return [bytes([number]) + content for number, (_, content) in enumerate(sorted(_unit_members().items()))]
+
+
+def _weights_of(content: bytes) -> Files:
+    if content[:1] == b"{":
+        return {"model.safetensors.index.json": content, "a.safetensors": b"\2" + bytes(7) + b"{}"}
+    return {"model.safetensors": content}
+
+
+def _weights() -> list[bytes]:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {}}).encode()
+    index = {"metadata": {"total_size": 32}, "weight_map": {"a": "a.safetensors"}}
+    return [struct.pack("<Q", len(header)) + header + bytes(24), json.dumps(index).encode()]
+
+
+def _samples_of(content: bytes) -> Files:
+    results = json.dumps(NEW_DIALECT).encode()
+    return {f"results_{_MOMENT}.json": results, f"samples_arc_{_MOMENT}.jsonl": content}
+
+
+AS_BYTES: dict[str, tuple[Callable[[], list[bytes]], Callable[[bytes], Files]]] = {
+    "evals": (
+        lambda: [json.dumps(document).encode() for document in (NEW_DIALECT, OLD_DIALECT)],
+        lambda content: {f"results_{_MOMENT}.json": content},
+    ),
+    "samples": (lambda: [b"\n".join(json.dumps(_row(i)).encode() for i in range(2))], _samples_of),
+    "logs": (_logs, _log_of),
+    "tables": (lambda: [TABLE], lambda content: {"table.csv": content}),
+    "runs": (lambda: [RUNS], lambda content: {"runs.csv": content}),
+    "texts": (lambda: [CONLLU, WORDS], lambda content: {"a.txt": content}),
+    "weights": (_weights, _weights_of),
+    "units": (_units, _unit_of),
 }

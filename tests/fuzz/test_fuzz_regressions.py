@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import struct
 import zlib
@@ -182,15 +183,41 @@ class TestUnits:
 
 
 class TestBombs:
-    def test_a_log_that_unpacks_to_far_more_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tabular_files, "MAX_UNPACKED", 2**16)
-        (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"step,loss\n" + b"1,2\n" * 200_000))
-        with pytest.raises(RefusedFileError, match="over 100 times its size"):
+    @pytest.mark.parametrize(
+        "text",
+        [b"step,loss\n" + b"1,2\n" * 200_000, b"1\n" * 400_000, b'{"a":1}\n' * 50_000, b"step\n" + b"1" * 2**24],
+        ids=["cells", "lines", "objects", "bytes"],
+    )
+    def test_a_log_that_unpacks_to_far_more_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes
+    ) -> None:
+        monkeypatch.setattr(tabular_files, "MAX_MEMORY", 2**23)
+        (tmp_path / "log.csv.gz").write_bytes(gzip.compress(text))
+        with pytest.raises(RefusedFileError, match=r"over 100 times its size, and would take over 8 MiB"):
             read_tabular(tmp_path / "log.csv.gz")
 
-    def test_a_small_log_that_packs_well_is_read(self, tmp_path: Path) -> None:
-        (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"step,loss\n" + b"1,2\n" * 20_000))
-        assert len(read_tabular(tmp_path / "log.csv.gz")[0]) == 20_000
+    @pytest.mark.slow
+    def test_a_log_of_a_million_rows_that_are_all_the_same_is_read(self, tmp_path: Path) -> None:
+        packed = gzip.compress(b"step,lr,loss\n" + b"0,0.0001,1.0\n" * 1_000_000)
+        assert len(packed) < 13_000_000 / 500
+        (tmp_path / "log.csv.gz").write_bytes(packed)
+        assert len(read_tabular(tmp_path / "log.csv.gz")[0]) == 1_000_000
+
+    @pytest.mark.slow
+    def test_a_log_of_many_columns_without_values_is_no_bomb(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ten columns as of a monitor of the machine: of a million rows, 250 MiB of text, 190 times the file."""
+        monkeypatch.setattr(tabular_files, "MAX_MEMORY", tabular_files.MAX_MEMORY // 10)
+        names = [f"system/gpu.{i}.memoryAllocated" for i in range(8)]
+        row = ", ".join(f'"{name}": null' for name in names)
+        text = b"".join(b'{"_step": %d, %s, "epoch": 1}\n' % (i // 10, row.encode()) for i in range(100_000))
+        path = tmp_path / "log.jsonl.gz"
+        path.write_bytes(gzip.compress(text))
+        assert len(text) > 100 * path.stat().st_size
+        with path.open("rb") as stream:
+            unpacked = io.BufferedReader(tabular_files._Unpacked(io.BufferedReader(stream), path), 2**18)
+            assert sum(len(piece) for piece in iter(lambda: unpacked.read(2**20), b"")) == len(text)
 
     def test_json_of_very_many_values_is_not_parsed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tabular_files, "MAX_JSON_VALUES", 1000)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fuzz_mutations import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 import polystab as ps
+from polystab.cli import main
 from polystab.errors import OutputError
 from polystab.files import file_names
 from polystab.sources.measuring import Measurement
 from polystab.sources.runs import Run
 from polystab.sources.unit_keys import UnitKey, folder_name
 from polystab.sources.units import write_unit
+from polystab.testing import synthetic_cube
 
 labels = st.sampled_from(TEXTS).filter(bool) | st.text(st.characters(), min_size=1, max_size=20)
 HOSTILE = ["../../x", "/etc/passwd", "..", ".", ".hidden", "a\0b", "\ud800", "a/b", "C:\\x", "~root"]
@@ -56,6 +59,23 @@ def test_a_label_that_is_too_long_for_a_folder_is_refused_and_nothing_is_left(tm
     with pytest.raises(OutputError, match="File name too long"):
         write_unit(tmp_path, "evals", run, 0, Measurement({"eval/a/acc": 0.5}), {})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["info", "validate", "audit"])
+def test_what_steers_a_terminal_is_not_printed(command: str, tmp_path: Path) -> None:
+    """A label may hold an escape sequence, which changes what is seen, or the title of the window."""
+    cube = synthetic_cube(n_seeds=2, steps=[0, 1], rng=0).isel(model=[0])
+    cube = cube.assign_coords(model=["tiny\x1b]0;title\x07\x9b31m"]).assign_attrs(title="a\x1b[2Jb\rc")
+    ps.save_cube(cube, tmp_path / "cube.nc")
+    said = CliRunner().invoke(main, [command, str(tmp_path / "cube.nc")])
+    assert said.exit_code in (0, 1)
+    assert set(said.output + said.stderr) & set("\x1b\x07\x9b\r") == set()
+
+
+def test_what_steers_a_terminal_is_not_in_errors(tmp_path: Path) -> None:
+    said = CliRunner().invoke(main, ["info", str(tmp_path / "a\x1b[2J.nc")])
+    assert (said.exit_code, "\x1b" in said.output + said.stderr) == (2, False)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from polystab.cube.audit import audit_entries
 from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
+from polystab.progress_bars import tracked
 
 # Findings on weights that concern all of the run from there on.
 ONWARD = ("weights-restart", "weights-splice")
@@ -98,14 +100,15 @@ def audit_cube(cube: xr.Dataset | xr.DataTree, *, lineage: xr.Dataset | None = N
     values = cells(cube)
     numbers = finite(values)
     weight_seed = np.asarray(cube["weight_seed"].values) if "weight_seed" in cube.data_vars else None
-    found: list[Finding] = [
-        *copy_findings(numbers, labels, weight_seed),
-        *checkpoint_findings(numbers, labels, cube["family"].values.astype(str)),
-        *restart_findings(numbers, labels),
-        *value_findings(cube, labels),
-        *coverage_findings(~np.isnan(values), labels),
-        *reading_findings(entries, labels),
+    checks: list[Callable[[], Iterable[Finding]]] = [
+        lambda: copy_findings(numbers, labels, weight_seed),
+        lambda: checkpoint_findings(numbers, labels, cube["family"].values.astype(str)),
+        lambda: restart_findings(numbers, labels),
+        lambda: value_findings(cube, labels),
+        lambda: coverage_findings(~np.isnan(values), labels),
+        lambda: reading_findings(entries, labels),
     ]
+    found = [finding for check in tracked(checks, "auditing", unit="check") for finding in check()]
     if lineage is not None:
         labels, found = _with_lineage(labels, found, lineage)
     measured: Bools = np.asarray(~np.isnan(values).all(axis=3))

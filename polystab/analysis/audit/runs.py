@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, cells, described, labels
+from polystab.cube.parts import value_parts
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
 
@@ -19,6 +20,17 @@ from polystab.errors import AnalysisError
 # stand in them. With fewer, honest coincidence is common: a flat curve, accuracies of a task
 # with 100 items at one checkpoint, a loss logged with four digits.
 MIN_DISTINCT = 5
+
+# What duplicate_runs finds. A part of a cube may carry it, see polystab.analysis.chunked.
+COPIES = {
+    "duplicate": "the trajectory repeats that of an earlier seed of the model",
+    "duplicate_of": "the seed whose trajectory it repeats, or its own",
+    "duplicate_run": "all metrics together repeat an earlier seed of the model",
+    "duplicate_run_of": "the seed that the run repeats, or its own",
+}
+
+# Parts of a run are hashed one by one; any odd number will do.
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def duplicate_runs(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
@@ -57,16 +69,12 @@ def duplicate_runs(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     0
     """
     cube = as_cube(cube)
-    values = cells(cube)
-    n_model, n_seed, n_step, n_metric = values.shape
-    per_metric = np.moveaxis(values, 3, 2)  # model, seed, metric, step
-    first = np.empty((n_model, n_seed, n_metric), dtype=np.int64)
-    first_run = np.empty((n_model, n_seed), dtype=np.int64)
-    for m in range(n_model):
-        block = per_metric[m]
-        first_run[m] = first_alike(block.reshape(1, n_seed, n_metric * n_step))[0]
-        first[m] = first_alike(np.moveaxis(block, 1, 0)).T
-    own = np.arange(n_seed)
+    if all(name in cube.data_vars for name in COPIES):
+        # A part of a cube, of which the whole was looked at.
+        known = {name: cube[name].transpose("model", "seed", ...).variable for name in COPIES}
+        return xr.Dataset(known, coords=labels(cube, "model", "seed", "metric"))
+    first, first_run = _first_equal(cube)
+    own = np.arange(cube.sizes["seed"])
     copied = first_run != own
     first = np.where(copied[:, :, None], first_run[:, :, None], first)
     seeds = cube["seed"].values
@@ -80,12 +88,7 @@ def duplicate_runs(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
             },
             coords=labels(cube, "model", "seed", "metric"),
         ),
-        {
-            "duplicate": "the trajectory repeats that of an earlier seed of the model",
-            "duplicate_of": "the seed whose trajectory it repeats, or its own",
-            "duplicate_run": "all metrics together repeat an earlier seed of the model",
-            "duplicate_run_of": "the seed that the run repeats, or its own",
-        },
+        COPIES,
     )
 
 
@@ -105,6 +108,44 @@ def counted_cells(cube: xr.Dataset) -> tuple[Floats, Bools]:
     if copies.any():
         values = np.where(copies[:, :, None, :], np.nan, values)
     return values, copies
+
+
+def _first_equal(cube: xr.Dataset) -> tuple[Ints, Ints]:
+    """The first seed of the model with an equal trajectory, (model, seed, metric), and with an equal run, (model, seed)."""
+    n_model, n_seed = cube.sizes["model"], cube.sizes["seed"]
+    first = np.empty((n_model, n_seed, cube.sizes["metric"]), dtype=np.int64)
+    keys = np.zeros((n_model, n_seed), dtype=np.uint64)
+    empty = np.ones((n_model, n_seed), dtype=np.bool_)
+    for place, values in value_parts(cube):
+        for m in range(n_model):
+            if np.isnan(values[m]).all():  # of a cube with many models, most
+                first[m, :, place] = np.arange(n_seed)[:, None]
+                continue
+            block = np.moveaxis(values[m], 2, 1)  # seed, metric, step
+            first[m, :, place] = first_alike(np.moveaxis(block, 1, 0)).T
+            row = block.reshape(n_seed, -1)
+            keys[m] = keys[m] * _ODD + hashed(row)
+            empty[m] &= np.isnan(row).all(axis=1)
+    own = np.broadcast_to(np.arange(n_seed), keys.shape)
+    first_run = np.where(empty, own, np.argmax(keys[:, :, None] == keys[:, None, :], axis=2)).astype(np.int64)
+    for m, s in _unproven(cube, first_run):
+        first_run[m, s] = s
+    return first, first_run
+
+
+def _unproven(cube: xr.Dataset, first: Ints) -> list[tuple[int, int]]:
+    """(model, seed) of runs that are not equal to the one with the same fingerprint, or flat."""
+    pairs = [(m, s) for m, s in np.argwhere(first != np.arange(first.shape[1])).tolist()]
+    seen: dict[tuple[int, int], Floats] = {pair: np.empty(0) for pair in pairs}
+    differ: set[tuple[int, int]] = set()
+    for _, values in value_parts(cube) if pairs else ():
+        for m, s in pairs:
+            run = values[m, s]
+            if not np.array_equal(run, values[m, first[m, s]], equal_nan=True):
+                differ.add((m, s))
+            elif len(seen[m, s]) < MIN_DISTINCT:
+                seen[m, s] = np.union1d(seen[m, s], run[~np.isnan(run)])[:MIN_DISTINCT]
+    return [pair for pair in pairs if pair in differ or len(seen[pair]) < MIN_DISTINCT]
 
 
 def first_alike(rows: Floats, *, min_distinct: int = MIN_DISTINCT) -> Ints:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from polystab.analysis.arrays import Bools, Floats, Ints, scaled
 from polystab.errors import AnalysisError
+from polystab.progress_bars import Bar
 
 Counts = npt.NDArray[np.float32]
 Score = Callable[[npt.NDArray[Any]], npt.ArrayLike]
@@ -191,10 +192,12 @@ def resampled(
     """
     result = np.empty((3, n_resamples, sides[0].n_cell))
     once = [side.totals(np.ones((1, side.n_item))) for side in sides] if items is None else []
-    for start, stop, counts in _chunks(items, n_resamples, chunk):
-        for k, (side, runs) in enumerate(zip(sides, run_counts, strict=True)):
-            totals = once[k] if once else side.totals(counts)
-            result[k, start:stop] = _over_runs(totals, None if runs is None else runs[start:stop])
+    with Bar("resampling", unit="resample", total=n_resamples) as bar:
+        for start, stop, counts in _chunks(items, n_resamples, chunk):
+            for k, (side, runs) in enumerate(zip(sides, run_counts, strict=True)):
+                totals = once[k] if once else side.totals(counts)
+                result[k, start:stop] = _over_runs(totals, None if runs is None else runs[start:stop])
+            bar.to(stop)
     (base, other), (b, o) = sides, result[:2]
     n_base, n_other = base.n_run * base.scale, other.n_run * other.scale
     result[2] = (o * n_base - b * n_other) / (n_base * n_other)

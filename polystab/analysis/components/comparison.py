@@ -10,6 +10,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import by_metric
 from polystab.analysis.options import check_shares, numbers
 from polystab.analysis.variance import MIN_RUNS
 from polystab.cube.validate import as_cube
@@ -39,6 +40,7 @@ _TREND_DOCS = {
 }
 
 
+@by_metric()
 def variance_ratio(
     cube: xr.Dataset | xr.DataTree, *, models: tuple[str, str] | None = None, level: float = 0.95
 ) -> xr.Dataset:
@@ -126,6 +128,7 @@ def variance_ratio(
     return described(result, _RATIO_DOCS)
 
 
+@by_metric()
 def variance_by_size(
     cube: xr.Dataset | xr.DataTree, *, size: str | Mapping[str, float] = "n_parameters", level: float = 0.95
 ) -> xr.Dataset:

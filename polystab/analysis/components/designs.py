@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints
+from polystab.cube.parts import measured_runs
 from polystab.errors import AnalysisError, did_you_mean, shown
 
 # Rows of a result that are no stratum of every design.
@@ -80,7 +81,7 @@ def choose_design(cube: xr.Dataset, name: str) -> Design:
     rows = np.arange(n_model * n_seed)
     model, seed = np.divmod(rows, max(n_seed, 1))
     if name in ("auto", "factorial"):
-        measured = np.asarray(cube["value"].notnull().any(("step", "metric")).transpose("model", "seed").values)
+        measured = measured_runs(cube)
         if name == "factorial" or _all_crossed(cube, measured):
             return _factorial(cube, measured)
         name = "nested"

@@ -14,6 +14,7 @@ from polystab.analysis.arrays import Bools, Floats
 from polystab.analysis.components.designs import Design
 from polystab.analysis.components.kernels import degrees_of_freedom
 from polystab.analysis.reml.inputs import fixed_columns, fixed_matrix
+from polystab.cube.parts import measured_runs
 from polystab.cube.specs import COORDINATES, VARIABLES
 from polystab.errors import AnalysisError, did_you_mean, shown
 
@@ -35,7 +36,7 @@ def with_fixed(plan: Design, cube: xr.Dataset, fixed: Fixed) -> Design:
     if not named:
         return plan
     columns, known = fixed_columns({name: column[plan.rows] for name, column in named.items()}, len(plan.rows))
-    measured = np.asarray(cube["value"].notnull().any(("step", "metric")).transpose(*_RUN_DIMS).values).ravel()
+    measured = measured_runs(cube).ravel()
     kept = known & (measured[plan.rows] | ~measured.any())
     if not kept.any():
         raise AnalysisError(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, scaled, unscaled
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import by_metric
 from polystab.analysis.components.window_noise import noise_table
 from polystab.analysis.options import check_shares, check_whole
 from polystab.cube.validate import as_cube
@@ -36,6 +39,13 @@ _DOCS = {
 }
 
 
+def metrics_at_a_time(cube: xr.Dataset) -> int:
+    """How many metrics :func:`checkpoint_noise` takes at a time."""
+    each = math.prod(cube.sizes[dim] for dim in ("model", "seed", "step"))
+    return max(_BLOCK // max(each, 1), 1)
+
+
+@by_metric(metrics_at_a_time)
 def checkpoint_noise(cube: xr.Dataset | xr.DataTree, *, last: int = 10, level: float = 0.95) -> xr.Dataset:
     """How much each run scatters over its last checkpoints, with and without its trend.
 
@@ -103,7 +113,7 @@ def checkpoint_noise(cube: xr.Dataset | xr.DataTree, *, last: int = 10, level: f
     check_whole("last", last, 2)
     values = counted_cells(cube)[0]
     steps = np.asarray(cube["step"].values, dtype=np.int64)
-    width = max(_BLOCK // max(values[..., 0].size if values.shape[-1] else 1, 1), 1)
+    width = metrics_at_a_time(cube)
     blocks = [
         _last_checkpoints(values[..., start : start + width], steps, int(last), level)
         for start in range(0, max(values.shape[-1], 1), width)

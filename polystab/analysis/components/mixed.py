@@ -12,6 +12,7 @@ from polystab.analysis.components.designs import Design
 from polystab.analysis.components.kernels import Strata, patterns
 from polystab.analysis.reml.model import RemlFit, fit_reml
 from polystab.errors import AnalysisError
+from polystab.progress_bars import tracked
 
 
 def reml_variances(plan: Design, values: Floats, strata: Strata) -> tuple[Floats, npt.NDArray[np.int8]]:
@@ -45,7 +46,7 @@ def _fits(plan: Design, values: Floats, wanted: Ints) -> Iterator[tuple[Ints, Re
         return
     groups = np.unique(plan.fixed)
     there = np.stack([(~np.isnan(values[plan.fixed == g][:, wanted])).any(axis=0) for g in groups])
-    for present, columns in patterns(there):
+    for present, columns in tracked(list(patterns(there)), "fitting mixed models", unit="pattern"):
         rows = np.isin(plan.fixed, groups[present])
         cells = wanted[columns]
         fixed = {name: column[rows] for name, column in plan.covariates.items()}

@@ -11,6 +11,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import by_metric
 from polystab.analysis.options import check_shares, numbers
 from polystab.analysis.variance import MIN_RUNS, sd_factors
 from polystab.cube.validate import as_cube
@@ -129,6 +130,7 @@ def seeds_needed(
     return described(result, _SEEDS_DOCS)
 
 
+@by_metric()
 def noise_floor(
     cube: xr.Dataset | xr.DataTree, *, n_seeds: int | None = None, alpha: float = 0.05, level: float = 0.95
 ) -> xr.Dataset:

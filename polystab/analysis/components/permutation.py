@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, finite, labels, scaled
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import in_parts
 from polystab.analysis.components.designs import Design, choose_design
 from polystab.analysis.components.kernels import adjusted_basis, from_first, patterns, rounding
 from polystab.analysis.multiplicity import adjusted_p
@@ -103,6 +106,13 @@ def permutation_test(
             "tests of variance_components."
         )
     keys = generator_of(rng).random((n_permutations, len(plan.rows)))
+    result = in_parts(functools.partial(_of_metrics, plan=plan, keys=keys), cube)
+    adjusted, n_tests = adjusted_p(result["p"].values, axis=(1, 2))
+    return described(result.assign(p_adjusted=(result["p"].dims, adjusted), n_tests=("component", n_tests)), _DOCS)
+
+
+def _of_metrics(cube: xr.Dataset, *, plan: Design, keys: Floats) -> xr.Dataset:
+    """What needs no other metrics; ``keys`` (permutation, run) order the runs."""
     shape = (cube.sizes["step"], cube.sizes["metric"])
     values = counted_cells(cube)[0].reshape(cube.sizes["model"] * cube.sizes["seed"], shape[0] * shape[1])[plan.rows]
     values = from_first(scaled(finite(values), axis=0)[0])
@@ -115,20 +125,14 @@ def permutation_test(
         y = values[np.ix_(rows, columns)]
         for place, k in enumerate(tested):
             p[place, columns] = _permuted(plan, k, rows, y, keys[:, rows], small[columns])
-    shaped = p.reshape(len(tested), *shape)
-    adjusted, n_tests = adjusted_p(shaped, axis=(1, 2))
-    dims = ("component", "step", "metric")
-    result = xr.Dataset(
+    return xr.Dataset(
         {
-            "p": (dims, shaped),
-            "p_adjusted": (dims, adjusted),
-            "n_tests": ("component", n_tests),
-            "n_runs": (dims[1:], (~np.isnan(values)).sum(axis=0).reshape(shape)),
+            "p": (("component", "step", "metric"), p.reshape(len(tested), *shape)),
+            "n_runs": (("step", "metric"), (~np.isnan(values)).sum(axis=0).reshape(shape)),
         },
         coords={**labels(cube, "step", "metric"), "component": np.array([plan.components[k] for k in tested])},
-        attrs={"design": plan.name, "n_permutations": int(n_permutations)},
+        attrs={"design": plan.name, "n_permutations": len(keys)},
     )
-    return described(result, _DOCS)
 
 
 def _permuted(plan: Design, k: int, rows: Ints, values: Floats, keys: Floats, small: Floats) -> Floats:

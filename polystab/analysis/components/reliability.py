@@ -9,6 +9,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments, scaled
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import by_metric
 from polystab.analysis.components.kernels import nested_strata
 from polystab.analysis.options import check_shares
 from polystab.analysis.variance import MIN_RUNS, sd_factors
@@ -31,6 +32,7 @@ _RELIABILITY_DOCS = {
 }
 
 
+@by_metric()
 def coefficient_of_variation(cube: xr.Dataset | xr.DataTree, *, level: float = 0.95) -> xr.Dataset:
     """Spread over seeds relative to the mean, with an interval.
 
@@ -90,6 +92,7 @@ def coefficient_of_variation(cube: xr.Dataset | xr.DataTree, *, level: float = 0
     return described(result, _CV_DOCS)
 
 
+@by_metric()
 def seed_reliability(
     cube: xr.Dataset | xr.DataTree, *, n_seeds: int | Sequence[int] = (1, 3, 5, 10), level: float = 0.95
 ) -> xr.Dataset:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, finite, labels, moments, scaled
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import in_parts
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.options import check_shares
 from polystab.analysis.variance import MIN_RUNS, sd_factors
@@ -82,22 +85,26 @@ def seed_variances(cube: xr.Dataset | xr.DataTree, *, level: float = 0.95) -> xr
     """
     cube = as_cube(cube)
     check_shares(level=level)
+    result = in_parts(functools.partial(_of_metrics, level=level), cube)
+    adjusted, n_tests = adjusted_p(result["p"].values)
+    result = result.assign(p_adjusted=(result["p"].dims, adjusted), n_tests=((), n_tests))
+    return described(result, _DOCS)
+
+
+def _of_metrics(cube: xr.Dataset, *, level: float) -> xr.Dataset:
+    """What needs no other metrics."""
     values = finite(counted_cells(cube)[0])
     _, sd, n = moments(values, axis=1)
     low, high = sd_factors(n, level=level)
     p, compared = equal_spread(values)
     with np.errstate(over="ignore"):  # the square of 1e200 is infinite
         columns = {"variance": sd**2, "lower": (sd * low) ** 2, "upper": (sd * high) ** 2, "n_seeds": n}
-    adjusted, n_tests = adjusted_p(p)
-    of_all = {"p": p, "p_adjusted": adjusted, "n_compared": compared}
-    result = xr.Dataset(
+    return xr.Dataset(
         {name: (("model", "step", "metric"), column) for name, column in columns.items()}
-        | {name: (("step", "metric"), column) for name, column in of_all.items()}
-        | {"n_tests": ((), n_tests)},
+        | {name: (("step", "metric"), column) for name, column in (("p", p), ("n_compared", compared))},
         coords=labels(cube, "model", "step", "metric"),
         attrs={"level": float(level), "min_runs": MIN_RUNS},
     )
-    return described(result, _DOCS)
 
 
 def equal_spread(values: Floats) -> tuple[Floats, Ints]:

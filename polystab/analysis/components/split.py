@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import xarray as xr
 from polystab.analysis.arrays import Floats, Ints, cells, described, finite, labels, scaled, unscaled
 from polystab.analysis.audit.exclude import Exclude, leave_out, leave_out_items
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import in_parts
 from polystab.analysis.components.bootstrap import Resample, bootstrap_intervals, resamples
 from polystab.analysis.components.designs import ITEMS, TOTAL, WITHIN, Design, choose_design
 from polystab.analysis.components.fixed import Fixed, coded_rows, with_fixed
@@ -210,29 +212,35 @@ def variance_components(
         return item_design(answers, level=level).assign_attrs(left_out)
     cube, left_out = leave_out(cube, exclude)
     check_shares(level=level)
-    shape = (cube.sizes["step"], cube.sizes["metric"])
-    values = counted_cells(cube)[0].reshape(cube.sizes["model"] * cube.sizes["seed"], shape[0] * shape[1])
     plan = with_fixed(choose_design(cube, design), cube, fixed)
     ask = _asked(plan, intervals, level, n_resamples, rng)
+    width = _metrics_at_a_time(cube.sizes["model"] * cube.sizes["seed"], cube.sizes["step"])
+    result = in_parts(functools.partial(_of_metrics, plan=plan, ask=ask), cube, multiple=width).assign_attrs(left_out)
+    adjusted, n_tests = adjusted_p(result["p"].values, axis=(1, 2))
+    result = result.assign(p_adjusted=(result["p"].dims, adjusted), n_tests=("component", n_tests))
+    return flagged(described(result, _DOCS), {"reason": REASONS, "method": METHODS})
+
+
+def _of_metrics(cube: xr.Dataset, *, plan: Design, ask: _Intervals) -> xr.Dataset:
+    """What needs no other metrics, of a design that was chosen by all of them."""
+    n_model, n_run = cube.sizes["model"], cube.sizes["model"] * cube.sizes["seed"]
+    shape = (cube.sizes["step"], cube.sizes["metric"])
+    values = counted_cells(cube)[0].reshape(n_run, *shape)
     stderr = None
     if plan.name == "nested" and "stderr" in cube.data_vars:
         stderr = cells(cube, "stderr").reshape(values.shape)
-    width = max(_BLOCK // max(len(values), 1), 1)
     columns: dict[str, npt.NDArray[np.generic]] = {}
-    for start in range(0, max(values.shape[1], 1), width):
-        part = slice(start, start + width)
-        errors = None if stderr is None else stderr[:, part]
-        for name, column in _block(plan, values[plan.rows, part], errors, cube.sizes["model"], ask).items():
+    for place in _blocks(n_run, *shape):
+        errors = None if stderr is None else _flat(stderr, place)
+        for name, column in _block(plan, _flat(values, place)[plan.rows], errors, n_model, ask).items():
             # Filled in place: the parts and their sum together would take twice the space.
-            whole = columns.setdefault(name, np.empty((*column.shape[:-1], values.shape[1]), column.dtype))
-            whole[..., part] = column
+            whole = columns.setdefault(name, np.empty((*column.shape[:-1], *shape), column.dtype))
+            target = whole[..., place[0], place[1]]
+            target[...] = column.reshape(target.shape)
     names = (*plan.components, *((ITEMS, WITHIN) if stderr is not None else ()), TOTAL)
-    result = xr.Dataset(
+    return xr.Dataset(
         {
-            name: (
-                (("component",) if column.ndim == 2 else ()) + ("step", "metric"),
-                column.reshape(*column.shape[:-1], *shape),
-            )
+            name: ((("component",) if column.ndim == 3 else ()) + ("step", "metric"), column)
             for name, column in columns.items()
         },
         coords={
@@ -246,14 +254,29 @@ def variance_components(
             "design": plan.name,
             "confounded": plan.confounded,
             "fixed": ", ".join(plan.covariates),
-            "level": float(level),
-            "intervals": intervals,
-            **left_out,
+            "level": float(ask.level),
+            "intervals": ask.kind,
         },
     )
-    adjusted, n_tests = adjusted_p(result["p"].values, axis=(1, 2))
-    result = result.assign(p_adjusted=(result["p"].dims, adjusted), n_tests=("component", n_tests))
-    return flagged(described(result, _DOCS), {"reason": REASONS, "method": METHODS})
+
+
+def _metrics_at_a_time(n_run: int, n_step: int) -> int:
+    return max(_BLOCK // max(n_run * n_step, 1), 1)
+
+
+def _blocks(n_run: int, n_step: int, n_metric: int) -> Iterator[tuple[slice, slice]]:
+    """Steps and metrics that are split up at a time."""
+    width = _metrics_at_a_time(n_run, n_step)
+    height = max(_BLOCK // max(n_run * width, 1), 1)
+    for first in range(0, max(n_metric, 1), width):
+        for start in range(0, max(n_step, 1), height):
+            yield slice(start, start + height), slice(first, first + width)
+
+
+def _flat(values: Floats, place: tuple[slice, slice]) -> Floats:
+    """Some cells (run, cell) of (run, step, metric)."""
+    part = values[:, place[0], place[1]]
+    return part.reshape(len(part), math.prod(part.shape[1:]))
 
 
 def _asked(

@@ -37,6 +37,7 @@ from polystab.analysis.early_warning.scorers import (
 from polystab.analysis.options import Rng, check_choice, check_shares, check_whole, flagged, generator_of
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, shown
+from polystab.progress_bars import tracked
 
 Data = xr.Dataset | xr.DataTree
 Given = xr.Dataset | xr.DataArray | npt.ArrayLike | None
@@ -246,7 +247,7 @@ class EarlyWarning(Parameters):
         self._like = replace(material.table, values=material.table.values[:0])
         options = self.options()
         path = np.full((len(fold), len(self.steps_)), np.nan)
-        for k in range(self.n_folds):
+        for k in tracked(range(self.n_folds), "calibrating the early warning", unit="fold"):
             rest, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
             told = material.take(held)
             scorer = fit_scorer(material.take(rest), labels.take(rest), options, seed)

@@ -21,6 +21,7 @@ from polystab.analysis.early_warning.scorers import BASELINES, loss_feature
 from polystab.analysis.options import Rng, check_choice, check_shares, check_whole, generator_of
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
+from polystab.progress_bars import Bar
 
 Leave = Literal["runs", "learning_rate", "size"]
 LEAVE = ("runs", "learning_rate", "size")
@@ -177,10 +178,11 @@ def evaluate_warning(
     splits = _splits(data, material, known, leave, n_splits, generator)
     told: dict[str, Told] = {}
     read = {_reading(first): material}
-    for name, method in chosen.items():
-        if _reading(method) not in read:
-            read[_reading(method)] = method.gather(data)
-        told[name] = _held_out(method, read[_reading(method)], material.steps, known, splits)
+    with Bar("judging early warnings", unit="fit", total=len(chosen) * len(splits)) as bar:
+        for name, method in chosen.items():
+            if _reading(method) not in read:
+                read[_reading(method)] = method.gather(data)
+            told[name] = _held_out(method, read[_reading(method)], material.steps, known, splits, bar)
     evaluated = np.zeros(len(material.key), dtype=bool)
     evaluated[np.concatenate([held for _, held in splits])] = True
     weights = run_weights(material.model, n_resamples, generator)
@@ -266,6 +268,7 @@ def _held_out(
     steps: Floats,
     labels: Labels,
     splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]],
+    bar: Bar,
 ) -> Told:
     """What a method says of each run when that is held out, over all runs."""
     if not np.array_equal(own.steps, steps):
@@ -279,6 +282,7 @@ def _held_out(
                 empty: Any = np.nan if values.dtype.kind == "f" else False if values.dtype.kind == "b" else -1
                 result[name] = np.full(shape, empty, dtype=values.dtype)
             result[name][held] = values
+        bar.advance()
     return result
 
 

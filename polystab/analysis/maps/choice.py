@@ -15,6 +15,7 @@ from polystab.analysis.maps.fit import Fit, Options, fit
 from polystab.analysis.maps.inputs import Normalise, Rows, Scale, constant_metrics, normalised, reference_scale
 from polystab.analysis.maps.kernels import Parameters, decode, n_parameters, packed
 from polystab.errors import AnalysisError, did_you_mean, shown
+from polystab.progress_bars import tracked
 
 Criterion = Literal["bic", "aic", "heldout"]
 HeldOut = Literal["each", "checkpoints"] | float | Sequence[int] | None
@@ -177,7 +178,7 @@ def try_counts(trial: Trial, main: Split, folds: list[Split], counts: list[int])
     x, lengths, _ = packed(trial.scaled(main), main.fitted)
     n_tested = sum(int(fold.tested.sum()) for fold in folds)
     fits, lines = {}, []
-    for n in counts:
+    for n in tracked(counts, "fitting training maps", unit="map") if len(counts) > 1 else counts:
         parameters = n_parameters(n, n_metrics, trial.options.covariance)
         line: dict[str, Any] = dict.fromkeys(TABLE_DOCS, np.nan) | {
             "n_parameters": parameters, "n_rows": n_rows, "converged": False, "n_unvisited": -1, "refused": "",

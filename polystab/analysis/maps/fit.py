@@ -13,6 +13,7 @@ import numpy as np
 
 from polystab.analysis.arrays import Floats, Ints
 from polystab.analysis.maps.kernels import Covariance, Parameters, shares
+from polystab.progress_bars import tracked
 
 MAX_ITERATIONS = 1000
 # EM stops when an iteration gains less, in units of log-likelihood.
@@ -80,7 +81,8 @@ def fit(sequences: Sequence[Floats], n_states: int, options: Options) -> Fit:
     lengths = [len(x) for x in ordered]
     place = np.concatenate([(np.arange(n) + 0.5) / n for n in lengths])
     tries = []
-    for restart in range(1 if n_states == 1 else options.n_restarts):
+    restarts = range(1 if n_states == 1 else options.n_restarts)
+    for restart in tracked(restarts, f"fitting {n_states} states", unit="start"):
         rng = np.random.default_rng([options.base_seed, n_states, restart])
         if options.left_to_right or restart % 4 < 2:
             means = _means_of_cuts(rows, place, n_states, None if restart == 0 else rng)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
-from polystab.analysis.arrays import Bools
+from polystab.analysis.arrays import Bools, described, median
 from polystab.analysis.maps.choice import seeds_in
 from polystab.analysis.maps.inputs import Normalise, Rows, Scale, gather, normalised, reference_scale
 from polystab.analysis.maps.kernels import Covariance, Parameters
 from polystab.analysis.maps.results import labelled_states
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, did_you_mean, shown
+from polystab.summaries import Summary, summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,19 @@ class TrainingMap:
             f"TrainingMap({self.n_states} states, {len(self.metrics)} metrics, {self.covariance} covariance, "
             f"normalise={self.normalise!r}{', recipe=' + repr(self.recipe) if self.recipe else ''})"
         )
+
+    def summary(self, *, rows: int = 20) -> Summary:
+        """Where the states stand, one row each; see :func:`polystab.summary`.
+
+        Of the decoded runs: the share of checkpoints in a state, how many runs visit it, and the median of the steps
+        at which they first do. Of the map: the three metrics that are furthest from their mean in it, in standard
+        deviations.
+        """
+        told = summary(_about_states(self.parameters, self.states), rows=rows)
+        return replace(told, heading=repr(self), notes=(*told.notes, *self.notes))
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
     @property
     def n_states(self) -> int:
@@ -194,6 +208,34 @@ class TrainingMap:
         notes = tuple(json.loads(root.attrs.pop("notes")))
         selection, states = (tree.children[name].to_dataset(inherit=False) for name in ("selection", "states"))
         return cls(root, selection, states, notes)
+
+
+def _about_states(parameters: xr.Dataset, states: xr.Dataset) -> xr.Dataset:
+    """Each state in a few numbers."""
+    numbers = parameters["map_state"].values
+    here = states["state"].values[..., None] == numbers  # model, seed, step, state
+    visited = here.any(axis=2)
+    first = np.where(visited, states["step"].values[here.argmax(axis=2)], np.nan)
+    mean = parameters["mean"].values
+    names = parameters["metric"].values.astype(str)
+    furthest = [
+        ", ".join(f"{names[m]} {mean[k, m]:+.1f}" for m in np.argsort(-np.abs(mean[k]), kind="stable")[:3])
+        for k in range(len(numbers))
+    ]
+    columns = {
+        "share": here.sum(axis=(0, 1, 2)) / max(here.sum(), 1),
+        "runs": visited.sum(axis=(0, 1)),
+        "first_step": median(first.reshape(-1, len(numbers)), axis=0),
+        "furthest": np.array(furthest),
+    }
+    docs = {
+        "share": "share of the decoded checkpoints",
+        "runs": "runs that visit it",
+        "first_step": "median over these runs of the first step in it",
+        "furthest": "metrics furthest from their mean in it, in standard deviations",
+    }
+    found = xr.Dataset({name: ("map_state", column) for name, column in columns.items()}, coords={"map_state": numbers})
+    return described(found, docs)
 
 
 def seed_mask(cube: xr.Dataset, rows: Rows, seeds: Sequence[int]) -> Bools:

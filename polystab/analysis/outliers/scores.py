@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import (
-    Bools,
     Floats,
     Ints,
     cells,
@@ -19,7 +18,10 @@ from polystab.analysis.arrays import (
     labels,
 )
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import joined, metric_parts, with_copies
+from polystab.analysis.outliers.tallies import RunTally
 from polystab.analysis.outliers.zscores import MIN_RUNS, leave_one_out, plain_z, robust_z
+from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, UnknownNameError, did_you_mean, shown
 
@@ -65,6 +67,7 @@ def outlier_scores(
     reference: Sequence[int] | xr.Dataset | xr.DataTree | None = None,
     threshold: float = THRESHOLD,
     rng: int | np.random.Generator | None = 0,
+    keep_scores: bool = True,
 ) -> xr.Dataset:
     """How unusual each run is at each step against the other runs of its model, per metric.
 
@@ -86,6 +89,9 @@ def outlier_scores(
         Absolute score beyond which a cell is counted.
     rng : int, numpy.random.Generator or None, optional
         For the simulation of ``expected_share`` only.
+    keep_scores : bool, optional
+        False leaves ``score`` and ``n`` out, which take more space than the cube; what remains is small,
+        however many metrics there are.
 
     Returns
     -------
@@ -159,40 +165,60 @@ def outlier_scores(
         raise AnalysisError(f"threshold is {threshold}; it must be above 0, e.g. {THRESHOLD}.")
     if (reference is not None) != (method == "reference"):
         raise AnalysisError("reference and method='reference' go together: give both or neither.")
-    counted, _ = counted_cells(cube)
-    if method == "leave_one_out":
-        score, n = leave_one_out(cells(cube), counted)
-    elif method == "z":
-        score, n = plain_z(cells(cube), counted)
-    else:
-        score, n = robust_z(cells(cube), counted if reference is None else _reference_cells(cube, counted, reference))
-    summary = _run_summary(score, threshold, cube["step"].values, cube["metric"].values)
-    summary["n_nonfinite"] = np.isinf(cells(cube)).sum(axis=(2, 3))
-    expected = _expected_by_model(n, score, method, threshold, rng)
+    if isinstance(reference, (xr.Dataset, xr.DataTree)):
+        reference = _checked_reference(cube, reference)
+    tally = RunTally([cube.sizes[dim] for dim in DIMS], threshold)
+    kept: list[xr.Dataset] = []
+    for part in metric_parts(cube):
+        score, n = _scored(part, method, reference)
+        tally.add(cells(part), score, n)
+        if keep_scores:
+            variables = {"score": (("model", "seed", "step", "metric"), score), "n": (("model", "step", "metric"), n)}
+            kept.append(xr.Dataset(variables, coords=labels(part, "metric")))
+    expected = tally.expected(expected_share(tally.sizes(), method=method, threshold=threshold, rng=rng))
+    summary = tally.summary(cube["step"].values, cube["metric"].values)
     summary["excess"] = divided(summary["share_beyond"], expected[:, None])
-    scored = ~np.isnan(score)
-    at = divided((np.abs(score) > threshold).sum(axis=3), scored.sum(axis=3))
+    per_run = {
+        **{name: (("model", "seed"), column) for name, column in summary.items()},
+        "share_beyond_at": (("model", "seed", "step"), tally.share_beyond_at()),
+        "expected_share": ("model", expected),
+    }
+    dims = ("model", "seed", "step", "metric") if keep_scores else ("model", "seed", "step")
     result = xr.Dataset(
-        {
-            "score": (("model", "seed", "step", "metric"), score),
-            "n": (("model", "step", "metric"), n),
-            **{name: (("model", "seed"), column) for name, column in summary.items()},
-            "share_beyond_at": (("model", "seed", "step"), at),
-            "expected_share": ("model", expected),
-        },
-        coords=labels(cube, "model", "seed", "step", "metric"),
+        {**(joined(kept).data_vars if keep_scores else {}), **per_run},
+        coords=labels(cube, *dims),
         attrs={"method": method, "threshold": float(threshold), "min_runs": MIN_RUNS},
     )
-    return described(result, {"score": _SCORES[method]} | _DOCS)
+    docs = {"score": _SCORES[method]} | _DOCS
+    return described(result, {str(name): docs[str(name)] for name in result.data_vars})
+
+
+def _scored(
+    cube: xr.Dataset, method: Method, reference: Sequence[int] | xr.Dataset | xr.DataTree | None
+) -> tuple[Floats, Ints]:
+    """The score of every cell, and by how many runs (model, step, metric)."""
+    counted, _ = counted_cells(cube)
+    if method == "leave_one_out":
+        return leave_one_out(cells(cube), counted)
+    if method == "z":
+        return plain_z(cells(cube), counted)
+    return robust_z(cells(cube), counted if reference is None else _reference_cells(cube, counted, reference))
+
+
+def _checked_reference(cube: xr.Dataset, reference: xr.Dataset | xr.DataTree) -> xr.Dataset:
+    """A reference cube that has the models, and knows which of its runs are copies."""
+    other = as_cube(reference)
+    missing = [name for name in cube["model"].values.tolist() if name not in set(other["model"].values.tolist())]
+    if missing:
+        raise AnalysisError(f"the reference has no runs of {shown(missing)}; select the models it has.")
+    return with_copies(other)
 
 
 def _reference_cells(cube: xr.Dataset, counted: Floats, reference: Sequence[int] | xr.Dataset | xr.DataTree) -> Floats:
     """Values (model, reference run, step, metric) on the grid of the cube."""
     if isinstance(reference, (xr.Dataset, xr.DataTree)):
         other = as_cube(reference)
-        missing = [name for name in cube["model"].values.tolist() if name not in set(other["model"].values.tolist())]
-        if missing:
-            raise AnalysisError(f"the reference has no runs of {shown(missing)}; select the models it has.")
+        other = other.isel(metric=other["metric"].isin(cube["metric"].values).values)
         values = xr.Dataset({"value": (("model", "seed", "step", "metric"), counted_cells(other)[0])})
         values = values.assign_coords({str(name): other[name].values for name in values.dims})
         return cells(values.reindex({name: cube[name].values for name in ("model", "step", "metric")}))
@@ -280,74 +306,3 @@ def _share_of_noise(n: int, method: str, threshold: float, rng: np.random.Genera
     draws = rng.standard_normal((-(-SIMULATED // n), n))
     fresh = draws if method == "robust_z" else rng.standard_normal(draws.shape)
     return float(np.mean(np.abs(robust_z(fresh, draws)[0]) > threshold))
-
-
-def _expected_by_model(
-    n: Ints,
-    score: Floats,
-    method: Method,
-    threshold: float,
-    rng: int | np.random.Generator | None,
-) -> Floats:
-    """Expected share of each model: over its scored cells, by how many runs each compares."""
-    sizes, which = np.unique(n, return_inverse=True)
-    shares = expected_share(sizes, method=method, threshold=threshold, rng=rng)
-    scored = np.sum(~np.isnan(score), axis=1).astype(np.float64)
-    each = np.nan_to_num(shares[which.reshape(n.shape)])
-    return divided((scored * each).sum(axis=(1, 2)), scored.sum(axis=(1, 2)))
-
-
-def _run_summary(
-    score: Floats, threshold: float, steps: npt.NDArray[Any], metrics: npt.NDArray[Any]
-) -> dict[str, npt.NDArray[Any]]:
-    """Everything that is said about a run, (model, seed) arrays by name."""
-    n_model, n_seed, _, n_metric = score.shape
-    scored = ~np.isnan(score)
-    beyond = np.abs(score) > threshold
-    n_cells, n_beyond = scored.sum(axis=(2, 3)), beyond.sum(axis=(2, 3))
-    flat = np.where(scored, np.abs(score), -1.0).reshape(n_model, n_seed, -1)
-    top = np.argmax(flat, axis=2)
-    largest = np.take_along_axis(score.reshape(n_model, n_seed, -1), top[..., None], axis=2)[..., 0]
-    some = n_cells > 0
-    begins = sustained(score, threshold)
-    where = np.argmax(begins.reshape(n_model, n_seed, -1), axis=2)  # earliest step, then first metric
-    ever = begins.any(axis=(2, 3))
-    return {
-        "n_cells": n_cells,
-        "n_beyond": n_beyond,
-        "share_beyond": divided(n_beyond, n_cells),
-        "largest": largest,
-        "largest_step": np.where(some, steps[top // n_metric], -1),
-        "largest_metric": np.where(some, metrics[top % n_metric], ""),
-        "first_step": np.where(ever, steps[where // n_metric], -1),
-        "first_metric": np.where(ever, metrics[where % n_metric], ""),
-        "n_sustained": begins.any(axis=2).sum(axis=2),
-        "n_metrics": scored.any(axis=2).sum(axis=2),
-    }
-
-
-def sustained(score: Floats, threshold: float) -> Bools:
-    """Where a stretch of two or more scored checkpoints beyond the threshold begins.
-
-    Both must lie on the same side; checkpoints that were not scored are passed over.
-
-    Parameters
-    ----------
-    score : (model, seed, step, metric) array
-    threshold : float
-
-    Returns
-    -------
-    (model, seed, step, metric) array of bool
-        True at the first checkpoint of each such pair.
-    """
-    side = np.where(np.abs(score) > threshold, np.sign(score), 0.0).astype(np.int8)
-    scored = ~np.isnan(score)
-    n_step = score.shape[2]
-    index = np.where(scored, np.arange(n_step, dtype=np.int32)[:, None], np.int32(n_step))
-    # The next scored checkpoint after each one; n_step where there is none.
-    after = np.flip(np.minimum.accumulate(np.flip(index, axis=2), axis=2), axis=2)[:, :, 1:]
-    following = np.take_along_axis(side, np.minimum(after, n_step - 1), axis=2)
-    begins = np.zeros(score.shape, dtype=np.bool_)
-    begins[:, :, :-1] = (side[:, :, :-1] != 0) & (following == side[:, :, :-1]) & (after < n_step)
-    return begins

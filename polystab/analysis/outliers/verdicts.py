@@ -27,6 +27,7 @@ from polystab.analysis.outliers.kernels import (
 from polystab.analysis.outliers.scores import THRESHOLD
 from polystab.analysis.outliers.zscores import robust_z
 from polystab.errors import AnalysisError
+from polystab.progress_bars import tracked
 
 # With three runs any of them is alone; the majority of four can be told.
 MIN_JUDGED = 4
@@ -178,7 +179,10 @@ def outlier_runs(
     generator = generator_of(rng)
     values, _ = counted_cells(cube)
     groups, names = _groups(cube)
-    models = [_judge_model(model, cube, groups, names, false_alarm, draws, generator) for model in values]
+    models = [
+        _judge_model(model, cube, groups, names, false_alarm, draws, generator)
+        for model in tracked(values, "looking for outliers", unit="model")
+    ]
     columns = {name: np.stack([model[name] for model in models]) for name in models[0]} if models else {}
     result = xr.Dataset(coords=labels(cube, "model", "seed", "step", "metric"))
     result.attrs = {"false_alarm": float(false_alarm), "draws": int(draws), "min_runs": MIN_JUDGED, **left_out}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from polystab.analysis.arrays import Bools, Floats, Ints, described, divided, fi
 from polystab.analysis.audit.exclude import Exclude, leave_out
 from polystab.analysis.audit.runs import counted_cells
 from polystab.analysis.change_points import Segmentation, segment_many
+from polystab.analysis.chunked import in_parts, with_copies
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.phases.joint import segment_jointly
 from polystab.analysis.segments.profile import MIN_SIZES
@@ -161,11 +163,8 @@ def change_points(
     cube, left_out = leave_out(cube, exclude)
     if x not in POSITIONS:
         raise AnalysisError(f"there is no x {x!r}. {did_you_mean(str(x), POSITIONS)}")
-    chosen = _chosen(cube, metrics)
-    steps = np.asarray(cube["step"].values, dtype=np.int64)
-    values, copies = counted_cells(cube)
-    values = np.moveaxis(values[..., chosen], 2, 3)  # model, seed, metric, step
-    copies = copies[..., chosen]
+    # Which runs are copies is told from all metrics, of which only some are looked at.
+    cube = with_copies(cube).isel(metric=_chosen(cube, metrics))
     options = {
         "cost": cost,
         "false_alarm": false_alarm,
@@ -173,11 +172,11 @@ def change_points(
         "min_size": min_size,
         "max_changes": max_changes,
     }
-    curves = (_joint_curves if joint else _own_curves)(values, copies)
-    found = _segmented(curves, positions(steps, x), options | {"rng": np.random.default_rng(rng)})
-    curves = curves._replace(reason=_reasons(curves, found))
-    result = _labelled(cube.isel(metric=chosen), steps, curves, found)
-    n_looked = int(np.sum(curves.reason == LOOKED_AT))
+    found = functools.partial(_of_metrics, joint=joint, x=x, options=options)
+    chance = np.random.default_rng(rng)
+    result = found(cube, rng=chance) if joint else in_parts(found, cube, rng=chance)
+    result["q"] = result["p_none"].dims, adjusted_p(result["p_none"].values)[0], result["q"].attrs
+    n_looked = int(np.sum(result["reason"].values == LOOKED_AT))
     result.attrs = {
         **{name: value for name, value in options.items() if value is not None},
         "min_size": MIN_SIZES[cost] if min_size is None else min_size,
@@ -192,6 +191,17 @@ def change_points(
     else:
         del result.attrs["false_alarm"]
     return result
+
+
+def _of_metrics(
+    cube: xr.Dataset, *, joint: bool, x: str, options: Mapping[str, Any], rng: np.random.Generator
+) -> xr.Dataset:
+    """What the curves of some metrics say, but for what takes all curves together."""
+    steps = np.asarray(cube["step"].values, dtype=np.int64)
+    values, copies = counted_cells(cube)
+    curves = (_joint_curves if joint else _own_curves)(np.moveaxis(values, 2, 3), copies)
+    found = _segmented(curves, positions(steps, x), {**options, "rng": rng})
+    return _labelled(cube, steps, curves._replace(reason=_reasons(curves, found)), found)
 
 
 def positions(steps: Ints, x: str) -> Floats:
@@ -322,7 +332,7 @@ def _labelled(
         "p": ((*per_curve, "change"), p),
         "n_changes": (per_curve, n_changes),
         "p_none": (per_curve, p_none),
-        "q": (per_curve, adjusted_p(p_none)[0]),
+        "q": (per_curve, np.full(shape, np.nan)),  # takes all curves
         "reason": (per_curve, curves.reason.astype(np.int8)),
         "n_steps": (per_curve, curves.measured.sum(axis=3)),
         "n_nonfinite": (per_curve, curves.n_nonfinite),

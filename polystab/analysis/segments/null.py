@@ -17,6 +17,7 @@ import numpy as np
 from polystab.analysis.arrays import Floats
 from polystab.analysis.segments.continuous import best_gains
 from polystab.analysis.segments.profile import RHOS, Model, autocorrelation, batches, best_paths, strength
+from polystab.progress_bars import tracked
 
 TRUE_RHOS = np.array([0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97])
 LEVELS = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005])
@@ -179,7 +180,8 @@ def simulated(
     key = (model.kind, np.ascontiguousarray(model.x).tobytes(), model.min_size)
     rest = (n_series, seed, np.ascontiguousarray(mixing).tobytes(), len(mixing))
     if rho is None:
-        runs = [_simulated(*key, float(r), *rest) for r in TRUE_RHOS]
+        rhos = tracked(TRUE_RHOS.tolist(), "simulating curves without changes", unit="noise")
+        runs = [_simulated(*key, r, *rest) for r in rhos]
         return solved(np.array([t for t, _ in runs]), np.array([e for _, e in runs]))
     rho = float(np.clip(rho, TRUE_RHOS[0], TRUE_RHOS[-1]))
     high = int(np.clip(np.searchsorted(TRUE_RHOS, rho), 1, len(TRUE_RHOS) - 1))

@@ -23,7 +23,8 @@ from polystab.analysis.arrays import (
     unscaled,
 )
 from polystab.analysis.audit.runs import counted_cells
-from polystab.analysis.components.last_checkpoints import checkpoint_noise
+from polystab.analysis.chunked import by_metric
+from polystab.analysis.components.last_checkpoints import checkpoint_noise, metrics_at_a_time
 from polystab.analysis.options import numbers
 from polystab.analysis.signal.kernels import (
     drifts,
@@ -75,6 +76,7 @@ def relative_signal(signal: npt.ArrayLike, noise: npt.ArrayLike) -> float:
     return float(_ratio(top, bottom))
 
 
+@by_metric(metrics_at_a_time)
 def signal_to_noise(cube: xr.Dataset | xr.DataTree, *, last: int = 5) -> xr.Dataset:
     """How far apart a metric sees the models, against how much it scatters.
 
@@ -188,6 +190,7 @@ def signal_to_noise(cube: xr.Dataset | xr.DataTree, *, last: int = 5) -> xr.Data
     )
 
 
+@by_metric()
 def monotonicity(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     """How steadily a metric improves over each run.
 
@@ -271,6 +274,7 @@ def monotonicity(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     )
 
 
+@by_metric(metrics_at_a_time)
 def checkpoint_proxy(cube: xr.Dataset | xr.DataTree, *, last: int = 10, level: float = 0.95) -> xr.Dataset:
     """Whether the scatter of the last checkpoints of a run tells how far seeds are apart.
 

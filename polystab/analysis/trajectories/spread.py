@@ -23,6 +23,7 @@ from polystab.analysis.arrays import (
     quantiles,
 )
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import by_metric, in_parts
 from polystab.cube.specs import FAMILIES
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
@@ -33,6 +34,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 MIN_RUNS = 3
 
 
+@by_metric()
 def seed_band(cube: xr.Dataset | xr.DataTree, *, q: Sequence[float] = QUARTILES) -> xr.Dataset:
     """Quantiles over the seeds at every step: the median and the middle half.
 
@@ -104,6 +106,7 @@ def seed_band(cube: xr.Dataset | xr.DataTree, *, q: Sequence[float] = QUARTILES)
     )
 
 
+@by_metric()
 def final_steps(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     """The step at which the runs of a model are compared at the end of training.
 
@@ -192,6 +195,32 @@ def rank_metrics(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     True
     """
     cube = as_cube(cube)
+    result = in_parts(_movements, cube)
+    overall = _median_with_infinities(result["signal"].values)
+    groups = [
+        metric_group(*parts)
+        for parts in zip(cube["component"].values.tolist(), cube["subject"].values.tolist(), strict=True)
+    ]
+    rank = _take_turns(
+        cube["family"].values.tolist(), groups, cube["subject"].values.tolist(), np.nan_to_num(overall, nan=-1.0)
+    )
+    result = result.assign(
+        signal=("metric", overall), group=("metric", np.array(groups, dtype=np.str_)), rank=("metric", rank)
+    )
+    return described(
+        result,
+        {
+            "movement": "range over training of the median over seeds",
+            "noise": "item-sampling error, seed SD, or change between checkpoints",
+            "signal": "movement / noise; median over models",
+            "group": "metrics of one kind",
+            "rank": "order in which metrics are shown, 0 first",
+        },
+    )
+
+
+def _movements(cube: xr.Dataset) -> xr.Dataset:
+    """Movement, noise and their ratio, each (model, metric)."""
     values, _ = counted_cells(cube)
     shared = _shared(~np.isnan(values))
     middle = np.where(shared, median(values, axis=1), np.nan)  # model, step, metric
@@ -200,32 +229,10 @@ def rank_metrics(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     signal = np.where(movement == 0, 0.0, divided(movement, noise))
     signal = np.where((movement > 0) & (noise == 0), np.inf, signal)
     signal[np.sum(~np.isnan(middle), axis=1) < 2] = np.nan
-    overall = _median_with_infinities(signal)
-    groups = [
-        metric_group(*parts)
-        for parts in zip(cube["component"].values.tolist(), cube["subject"].values.tolist(), strict=True)
-    ]
-    rank = _take_turns(
-        cube["family"].values.tolist(), groups, cube["subject"].values.tolist(), np.nan_to_num(overall, nan=-1.0)
-    )
-    return described(
-        xr.Dataset(
-            {
-                "movement": (("model", "metric"), movement),
-                "noise": (("model", "metric"), noise),
-                "signal": ("metric", overall),
-                "group": ("metric", np.array(groups, dtype=np.str_)),
-                "rank": ("metric", rank),
-            },
-            coords=labels(cube, "model", "metric"),
-        ),
-        {
-            "movement": "range over training of the median over seeds",
-            "noise": "item-sampling error, seed SD, or change between checkpoints",
-            "signal": "movement / noise; median over models",
-            "group": "metrics of one kind",
-            "rank": "order in which metrics are shown, 0 first",
-        },
+    columns = {"movement": movement, "noise": noise, "signal": signal}
+    return xr.Dataset(
+        {name: (("model", "metric"), column) for name, column in columns.items()},
+        coords=labels(cube, "model", "metric"),
     )
 
 
