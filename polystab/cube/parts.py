@@ -59,13 +59,7 @@ def metric_slices(
     >>> metric_slices(cube) == [slice(0, cube.sizes["metric"])]
     True
     """
-    n_metric = cube.sizes["metric"]
-    each = 8 * math.prod(cube.sizes[dim] for dim in DIMS if dim != "metric")
-    if each > MOST_BYTES_OF_ONE:
-        raise CubeTooLargeError(
-            f"one metric of the cube would take {each / 2**30:,.1f} GiB: {each // 8:,} cells of model, "
-            "seed and step. Select fewer seeds or steps first, e.g. cube.sel(step=cube.step[::10])."
-        )
+    n_metric, each = cube.sizes["metric"], bytes_of_one(cube)
     most = PART_BYTES if max_bytes is None else max_bytes
     if n_metric * each <= most:
         return [slice(0, n_metric)]
@@ -79,6 +73,23 @@ def metric_slices(
     if len(ends) > 1 and ends[-1] - ends[-2] < LEAST_METRICS:
         del ends[-2]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def bytes_of_one(cube: xr.Dataset) -> int:
+    """Bytes of the values of one metric.
+
+    Raises
+    ------
+    CubeTooLargeError
+        More than memory should be asked for.
+    """
+    each = 8 * math.prod(cube.sizes[dim] for dim in DIMS if dim != "metric")
+    if each > MOST_BYTES_OF_ONE:
+        raise CubeTooLargeError(
+            f"one metric of the cube would take {each / 2**30:,.1f} GiB: {each // 8:,} cells of model, "
+            "seed and step. Select fewer seeds or steps first, e.g. cube.sel(step=cube.step[::10])."
+        )
+    return each
 
 
 def value_parts(cube: xr.Dataset, name: str = "value") -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:

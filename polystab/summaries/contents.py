@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from polystab.cube.describe import coverage_sentence
-from polystab.cube.specs import DIMS
+from polystab.cube.parts import value_parts
 from polystab.cube.validate import as_cube
 from polystab.summaries.table import Column, Summary
 from polystab.words import percent, plural, ranges
@@ -29,7 +29,7 @@ _DOCS = {
 def summary_of_cube(cube: xr.Dataset | xr.DataTree, *, rows: int) -> Summary:
     """How many runs, steps and metrics each model has, and how much of that is measured."""
     data = as_cube(cube)
-    measured = data["value"].notnull().transpose(*DIMS).values
+    measured = np.concatenate([~np.isnan(values) for _, values in value_parts(data)], axis=3)
     steps, seeds = data["step"].values, data["seed"].values
     size = data["n_parameters"].values if "n_parameters" in data.coords else np.zeros(data.sizes["model"])
     lines = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ from cubes_of_arrays import make_cube
 import polystab as ps
 import polystab.analysis as an
 from polystab.analysis import chunked
+from polystab.analysis.arrays import cells
 from polystab.analysis.audit import runs
 from polystab.analysis.components import last_checkpoints, split
 from polystab.analysis.outliers.tallies import RunTally
 from polystab.cube import parts
+from polystab.cube.parts import metric_slices
+from polystab.cube.specs import DIMS
+from polystab.errors import CubeTooLargeError
+from polystab.report.results.bounded import for_reading
+from polystab.summaries.contents import summary_of_cube
 
 SHAPE = (3, 5, 14, 9)
 METRIC_BYTES = 8 * 3 * 5 * 14
@@ -260,3 +267,18 @@ def test_what_an_audit_excludes_is_excluded_of_a_large_cube_too(monkeypatch: pyt
     whole = an.seed_spread(cube, exclude=findings)
     in_three(monkeypatch)
     equal(whole, an.seed_spread(cube, exclude=findings))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [cells, for_reading, metric_slices, partial(summary_of_cube, rows=3)],
+    ids=["cells", "report", "parts", "summary"],
+)
+def test_a_metric_beyond_all_measure_is_refused_before_it_is_read(read: Any) -> None:
+    # No memory stands behind it, as in a file whose cells were never written.
+    value = np.broadcast_to(np.float64("nan"), (1, 30_000, 30_000, 1))
+    cube = xr.Dataset(
+        {"value": (DIMS, value)}, coords={dim: np.arange(n) for dim, n in zip(DIMS, value.shape, strict=True)}
+    )
+    with pytest.raises(CubeTooLargeError, match=r"900,000,000 cells of model, seed and step\. Select fewer"):
+        read(cube)

@@ -12,6 +12,7 @@ import xarray as xr
 from polystab.analysis.arrays import Bools, cells
 from polystab.analysis.chunked import with_copies
 from polystab.analysis.trajectories import rank_metrics
+from polystab.cube.parts import bytes_of_one
 from polystab.words import count, plural
 
 # Cells that are read at all, 256 MiB of values; of larger cubes some metrics are.
@@ -68,8 +69,7 @@ def for_reading(cube: xr.Dataset) -> Searched:
 
     Copies among runs are told from all metrics nevertheless.
     """
-    each = cube.sizes["model"] * cube.sizes["seed"] * cube.sizes["step"]
-    n, n_metric = max(MAX_READ // max(each, 1), 1), cube.sizes["metric"]
+    n, n_metric = max(8 * MAX_READ // max(bytes_of_one(cube), 1), 1), cube.sizes["metric"]
     names = [str(name) for name in cube["metric"].values.tolist()]
     if n_metric <= n:
         return Searched(cube, tuple(names), ())
