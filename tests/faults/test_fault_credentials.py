@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import netCDF4
@@ -295,6 +296,7 @@ def test_a_hub_that_fails(status: int, tmp_path: Path, monkeypatch: pytest.Monke
     from polystab.sources import hub
 
     monkeypatch.setattr(hub, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
     path = write(tmp_path / "in" / "runs.csv", "model,seed,location,revision,steps\ntoy,0,me/toy,step{step},1 2\n")
     with HubServer().running() as server:
         server.add("me/toy", "step1", {"config.json": b"{}", "model.safetensors": b"x" * 100})

@@ -43,7 +43,7 @@ def test_an_error_of_the_disk_at_any_call_costs_nothing(driver: Any, writer: str
     shutil.copytree(template, folder)
     n_calls = written(driver, writer, folder)["gave"]["calls"]
     n_said = 0
-    for at in range(1 if code == "ENOSPC" else 3, n_calls + 1, 4):
+    for at in range(1 if code == "ENOSPC" else 2, n_calls + 1, 4):
         driver.ask("copy", of=template, folder=folder)
         answer = written(driver, writer, folder, kind="error", at=at, errno=code)
         n_said += is_said(answer)

@@ -78,8 +78,13 @@ def started(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-B", "-c", textwrap.dedent(code), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(HERE)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
+
+
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background, and all that it starts, is deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def go(process: subprocess.Popen[str]) -> None:
@@ -184,7 +189,10 @@ def test_ctrl_c_ends_workers_without_a_word_of_theirs(table: Path, tmp_path: Pat
         wait_for(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
         workers = [int(line.split()[-1]) for line in log.read_text().splitlines()]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        process.wait(20)
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
     assert not any(is_alive(worker) for worker in workers)
     assert list((tmp_path / "out").rglob("*.part")) == []
 

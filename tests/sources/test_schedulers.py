@@ -427,8 +427,13 @@ def started(*command: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-B", *map(str, command)],
         env={**os.environ, "PYTHONPATH": str(HERE)}, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
+
+
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background, and all that it starts, is deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class TestEnds:
@@ -443,7 +448,10 @@ class TestEnds:
             wait_for(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
             workers = [int(line.split()[-1]) for line in log.read_text().splitlines()]
             os.killpg(process.pid, signal.SIGINT)
-            said = process.communicate(timeout=30)[1]
+            try:
+                said = process.communicate(timeout=30)[1]
+            finally:
+                process.kill()
         assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
         assert said.count("Traceback") == 1
         assert "stopped with 0 of 6 units done; nothing is half done" in said

@@ -92,6 +92,13 @@ def duplicate_runs(cube: xr.Dataset | xr.DataTree) -> xr.Dataset:
     )
 
 
+def check_not_empty(cube: xr.Dataset) -> None:
+    """Raise an AnalysisError for a cube without models, seeds or steps."""
+    empty = [f"{dim}s" for dim in ("model", "seed", "step") if not cube.sizes[dim]]
+    if empty:
+        raise AnalysisError(f"the cube has no {' and no '.join(empty)}; was nothing left by a selection?")
+
+
 def counted_cells(cube: xr.Dataset) -> tuple[Floats, Bools]:
     """Values (model, seed, step, metric) with copies as not measured, and which (model, seed, metric) those are.
 
@@ -100,9 +107,7 @@ def counted_cells(cube: xr.Dataset) -> tuple[Floats, Bools]:
     AnalysisError
         There is no model, seed or step, so that there is nothing to count.
     """
-    empty = [f"{dim}s" for dim in ("model", "seed", "step") if not cube.sizes[dim]]
-    if empty:
-        raise AnalysisError(f"the cube has no {' and no '.join(empty)}; was nothing left by a selection?")
+    check_not_empty(cube)
     copies = np.asarray(duplicate_runs(cube)["duplicate"].values)
     values = cells(cube)
     if copies.any():

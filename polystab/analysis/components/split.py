@@ -13,7 +13,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, cells, described, finite, labels, scaled, unscaled
 from polystab.analysis.audit.exclude import Exclude, leave_out, leave_out_items
-from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.audit.runs import check_not_empty, counted_cells
 from polystab.analysis.chunked import in_parts
 from polystab.analysis.components.bootstrap import Resample, bootstrap_intervals, resamples
 from polystab.analysis.components.designs import ITEMS, TOTAL, WITHIN, Design, choose_design
@@ -212,6 +212,7 @@ def variance_components(
         return item_design(answers, level=level).assign_attrs(left_out)
     cube, left_out = leave_out(cube, exclude)
     check_shares(level=level)
+    check_not_empty(cube)
     plan = with_fixed(choose_design(cube, design), cube, fixed)
     ask = _asked(plan, intervals, level, n_resamples, rng)
     width = _metrics_at_a_time(cube.sizes["model"] * cube.sizes["seed"], cube.sizes["step"])
