@@ -35,7 +35,7 @@ report: $(VENV)/core  ## write report.html for the bundled cube nano
 	@$(BIN)/polystab report nano -o report.html
 
 test: $(VENV)/test  ## run all tests, and all notebooks
-	$(BIN)/python -m pytest -n auto --nbmake --nbmake-timeout=300 tests polystab notebooks
+	$(BIN)/python -m pytest -n auto --dist worksteal --nbmake --nbmake-timeout=300 notebooks tests polystab
 
 quick: $(VENV)/test  ## run the tests that take less than a minute together (doctests are in `test`)
 	$(BIN)/python -m pytest -n auto -m "not slow" tests

@@ -45,7 +45,7 @@ def main() -> int:
             failed.append(name)
             continue
         (RESULTS / f"{name}.json").write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page(known_results(names)), encoding="utf-8")
+        PAGE.write_text(page(known_results(names)), encoding="utf-8")
     if failed:
         print(f"failed, and left as they were in {PAGE.name}: {', '.join(failed)}", file=sys.stderr)
     return len(failed) > 0

@@ -100,9 +100,12 @@ def _equal_steps(part: Floats, weights: Floats, n_run: int) -> list[list[int]]:
     low = np.min(part, axis=0, initial=np.inf, where=known)
     high = np.max(part, axis=0, initial=-np.inf, where=known)
     varies = known.any(axis=0) & (low < high)
-    part, weights, known = part[:, varies], weights[:, varies], known[:, varies]
+    # Records of different lengths share a grid of steps, of which each has some.
+    measured = np.flatnonzero(known[:, varies].any(axis=1))
+    place = np.ix_(measured, varies)
+    part, weights, known = part[place], weights[place], known[place]
     enough = np.log(n_run * n_step**2 / 2 / CHANCE)
-    leader = np.arange(n_step)
+    leader = np.arange(len(measured))
     for one, others, equal, common in comparisons(codes(part), known):
         alike = np.flatnonzero((equal == common).all(axis=1))
         weight = np.sum(np.minimum(weights[one], weights[others[alike]]), axis=1, where=common[alike])
@@ -110,7 +113,7 @@ def _equal_steps(part: Floats, weights: Floats, n_run: int) -> list[list[int]]:
             if varied(part[one, common[i]]):
                 leader[others[i]] = min(leader[others[i]], leader[one])
     groups: dict[int, list[int]] = defaultdict(list)
-    for step, head in enumerate(leader.tolist()):
+    for step, head in zip(measured.tolist(), leader.tolist(), strict=True):
         groups[head].append(step)
     return [steps for steps in groups.values() if len(steps) > 1]
 
