@@ -157,6 +157,7 @@ def test_the_fuzzer_leaves_the_limits_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("planted", "noticed"), [(dies, "killed by signal 11"), (fails, "KeyError")])
+@pytest.mark.slow
 def test_a_batch_goes_on_after_a_reader_that_ends_its_process(
     planted: Callable[[Path], None], noticed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_batch_goes_on_after_a_reader_that_ends_its_process(
     assert [path.read_bytes() for path in (tmp_path / "kept").rglob("a.csv")] == [b"x"]
 
 
+@pytest.mark.slow
 def test_valid_files_are_read_by_every_reader_over_bytes(tmp_path: Path) -> None:
     refused = []
     for name, (seeds, files_of) in AS_BYTES.items():

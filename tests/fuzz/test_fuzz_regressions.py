@@ -188,6 +188,7 @@ class TestBombs:
         [b"step,loss\n" + b"1,2\n" * 200_000, b"1\n" * 400_000, b'{"a":1}\n' * 50_000, b"step\n" + b"1" * 2**24],
         ids=["cells", "lines", "objects", "bytes"],
     )
+    @pytest.mark.slow
     def test_a_log_that_unpacks_to_far_more_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes
     ) -> None:
