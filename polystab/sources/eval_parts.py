@@ -14,9 +14,9 @@ import os
 import re
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from polystab.cube.audit import AuditLog
@@ -33,8 +33,8 @@ MAX_BYTES = 64 * 2**20
 ENOUGH_FILES = 2000
 MOST_PROCESSES = 8
 
-# This process has its interpreter already, so it takes so many parts of the work more than the others.
-HEAD_START = 0.3
+# A path, and what it is called in the audit.
+File = tuple[str, str]
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from polystab.sources.eval_parts import serve; serve()"
 
@@ -47,41 +47,39 @@ def read_parts(tree: str | os.PathLike[str], options: Options, log: AuditLog) ->
     ReadError
         ``tree`` does not exist.
     """
-    parts = min(MOST_PROCESSES, _cores())
-    files: list[tuple[str, str]] = []
+    files: list[File] = []
     others: list[subprocess.Popen[bytes] | None] = []
     for file in walk_files(tree, ".json", on_error=lambda where, why: log.refuse(where, "unreadable", why)):
         files.append(file)
-        if len(files) == ENOUGH_FILES:
-            others = [_start(tree, options, part, parts) for part in range(1, parts)]
-    parts = 1 + len(others)
+        if len(files) == ENOUGH_FILES:  # they start while this one still looks for files
+            others = [_start() for _ in range(1, min(MOST_PROCESSES, _cores()))]
+    parts = _split(files, 1 + len(others))
+    for process, part in zip(others, parts[1:], strict=True):
+        _send(process, part, options)
     table = Table()
     # Without a length: this process has the first part of the files, and the others tell only when they are done.
-    _parse(tracked(_of_part(files, 0, parts), "reading results", unit="file"), options, table, log)
-    for part, process in enumerate(others, 1):
+    _parse(tracked(parts[0], "reading results", unit="file"), options, table, log)
+    for process, part in zip(others, parts[1:], strict=True):
         packed = _finish(process)
         if packed:
             log.entries.extend(table.extend(packed))
         else:
-            _parse(_of_part(files, part, parts), options, table, log)
+            _parse(part, options, table, log)
     return table
 
 
 def serve() -> None:
-    """What another process runs: parse one part of a tree, write it packed to standard output."""
-    given = json.loads(sys.argv[2])
+    """What another process runs: parse the files that standard input names, write them packed to standard output."""
+    given = json.load(sys.stdin.buffer)
     pattern = re.compile(given["pattern"]) if given["pattern"] is not None else None
     steps = tuple((name, step) for name, step in given["revision_steps"])
     table, log = Table(), AuditLog()
     with paused_collection():
-        files = walk_files(given["tree"], ".json", on_error=lambda _where, _why: None)
-        _parse(
-            _of_part(files, given["part"], given["parts"]), Options(pattern, steps, given["allow_limit"]), table, log
-        )
+        _parse(given["files"], Options(pattern, steps, given["allow_limit"]), table, log)
         sys.stdout.buffer.write(table.packed(log.entries))
 
 
-def _parse(files: Iterable[tuple[str, str]], options: Options, table: Table, log: AuditLog) -> None:
+def _parse(files: Iterable[File], options: Options, table: Table, log: AuditLog) -> None:
     reader = EvalReader(options)
     for path, name in files:
         digest = ""
@@ -111,36 +109,43 @@ def _content(path: str) -> bytes:
     return content
 
 
-def _of_part(files: Iterable[tuple[str, str]], part: int, parts: int) -> Iterable[tuple[str, str]]:
-    """The files of one part. It depends on the name alone, so that processes agree while files come and go."""
-    if parts == 1:
-        return files
-    share = (parts + HEAD_START) / 2**32
-    return (file for file in files if max(0, int(zlib.crc32(os.fsencode(file[1])) * share - HEAD_START)) == part)
+def _split(files: list[File], parts: int) -> list[list[File]]:
+    """Files in order, about as many in each part: those of one checkpoint mostly stay together, and are alike."""
+    ends = [len(files) * part // parts for part in range(parts + 1)]
+    return [files[start:end] for start, end in pairwise(ends)]
 
 
-def _start(tree: str | os.PathLike[str], options: Options, part: int, parts: int) -> subprocess.Popen[bytes] | None:
-    given = {
-        "tree": os.fspath(Path(tree).absolute()),
+def _start() -> subprocess.Popen[bytes] | None:
+    package = os.fspath(Path(__file__).parents[2])
+    command = [sys.executable, "-I", "-S", "-c", _CODE, package]
+    with suppress(OSError, TypeError):  # no interpreter to start, e.g. where Python is embedded
+        return subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    return None
+
+
+def _send(process: subprocess.Popen[bytes] | None, files: list[File], options: Options) -> None:
+    """Tell a process its work. Should it be gone, :func:`_finish` notices."""
+    if process is None or process.stdin is None:
+        return
+    work = {
+        "files": [(os.path.abspath(path), name) for path, name in files],  # noqa: PTH100 (links stay as they are)
         "pattern": options.pattern.pattern if options.pattern else None,
         "revision_steps": options.revision_steps,
         "allow_limit": options.allow_limit,
-        "part": part,
-        "parts": parts,
     }
-    package = os.fspath(Path(__file__).parents[2])
-    command = [sys.executable, "-I", "-S", "-c", _CODE, package, json.dumps(given)]
-    with suppress(OSError, TypeError):  # no interpreter to start, e.g. where Python is embedded
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: S603
-    return None
+    with suppress(OSError), process.stdin as stream:
+        stream.write(json.dumps(work).encode())
 
 
 def _finish(process: subprocess.Popen[bytes] | None) -> bytes | None:
     """What a process wrote, or None if it failed."""
-    if process is None:
+    if process is None or process.stdout is None:
         return None
-    packed, _ = process.communicate()
-    return packed if process.returncode == 0 else None
+    with process.stdout as stream:
+        packed = stream.read()
+    return packed if process.wait() == 0 else None
 
 
 def _cores() -> int:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -627,6 +628,16 @@ class TestTrees:
         cube = ps.read_lm_eval(tmp_path).to_dataset()["value"].squeeze(("model", "step"))
         assert cube.sel(metric="eval/arc_easy/acc").notnull().values.tolist() == [True, True, False]
         assert cube.sel(metric="eval/arc_easy@5shot/acc").notnull().values.tolist() == [False, False, True]
+
+    @pytest.mark.parametrize("dates", list(permutations((1.7e9, 1.8e9, 1.9e9))))
+    def test_files_that_differ_in_nothing_but_value_and_date_keep_their_dates(
+        self, tmp_path: Path, dates: tuple[float, ...]
+    ) -> None:
+        for place, date in enumerate(dates):
+            results = {"arc_easy": {"acc,none": date / 2e9, "acc_stderr,none": 0.01, "alias": "arc_easy"}}
+            write(tmp_path, f"{place}.json", new_file(results=results, date=date))
+        assert ps.read_lm_eval(tmp_path, on_duplicate="latest")["value"].item() == 1.9e9 / 2e9
+        assert ps.read_lm_eval(tmp_path, on_duplicate="earliest")["value"].item() == 1.7e9 / 2e9
 
     @pytest.mark.parametrize("first_has_it", [True, False])
     def test_a_limit_behind_the_config_of_a_later_file_is_seen(self, tmp_path: Path, first_has_it: bool) -> None:
