@@ -3,6 +3,8 @@
 VENV := $(if $(filter command environment,$(firstword $(origin PYTHON))),.venv-$(notdir $(PYTHON)),.venv)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
+# For workers, one to a core: more threads than that stand in each other's way.
+ONE_THREAD := OMP_NUM_THREADS=1
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -35,10 +37,10 @@ report: $(VENV)/core  ## write report.html for the bundled cube nano
 	@$(BIN)/polystab report nano -o report.html
 
 test: $(VENV)/test  ## run all tests, and all notebooks
-	$(BIN)/python -m pytest -n auto --dist worksteal --nbmake --nbmake-timeout=300 notebooks tests polystab
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist worksteal --nbmake --nbmake-timeout=300 notebooks tests polystab
 
 quick: $(VENV)/test  ## run the tests that take less than a minute together (doctests are in `test`)
-	$(BIN)/python -m pytest -n auto -m "not slow" tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow" tests
 
 lint: $(VENV)/test  ## check style, types and the direction of imports
 	$(BIN)/ruff check .

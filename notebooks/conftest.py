@@ -21,7 +21,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     if item.path.suffix != ".ipynb":  # pytest asks here about the tests of other folders, too
         return (yield)
     with pytest.MonkeyPatch.context() as patch:
-        # The kernel warns of its own end.
-        patch.setenv("PYTHONWARNINGS", "error,ignore::PendingDeprecationWarning")
+        # The kernel warns of its own end and, from Python 3.12 on, of its own beginning.
+        start = "ignore:There is no current event loop:DeprecationWarning"
+        patch.setenv("PYTHONWARNINGS", f"error,ignore::PendingDeprecationWarning,{start}")
         patch.setenv("POLYSTAB_PROGRESS", "0")
         return (yield)
