@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from polystab.cli_common import options
+from polystab.redaction import without_secrets
 
 if TYPE_CHECKING:
     from polystab.monitor.watcher import Finding, RunWatcher
@@ -96,7 +97,7 @@ def _watcher(
 
 
 def _say_start(log: str, watcher: RunWatcher, as_json: bool) -> None:
-    past = watcher.reference
+    past, log = watcher.reference, without_secrets(log)
     if as_json:
         about = None
         if past is not None:

@@ -7,11 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from polystab.redaction import without_secrets
+
 SHOWN_LABELS = 5
 
 
 class PolystabError(Exception):
-    """Base of all errors that polystab raises on purpose."""
+    """Base of all errors that polystab raises on purpose.
+
+    Their texts repeat what was given, so that secrets are removed from them: a traceback may end up in any log.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class ReasonedError(ReadError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = str(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Both arguments, so that it passes between processes.

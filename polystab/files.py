@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from polystab.errors import OutputError
 
 # What Windows takes for a device, whatever its ending; a name for other systems may travel there.
 RESERVED_NAMES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))})
+
+# Temporary files are called .NAME.KERNEL.*.part, or .NAME.unlocked.*.part where there are no locks.
+_PART, _UNKNOWN = ".part", "unlocked"
+_TEMPORARY = re.compile(rf"\.(.{{1,40}})\.(?:[0-9a-f]{{12}}|{_UNKNOWN})\.[^.]+{re.escape(_PART)}", re.DOTALL)
+_LEFTOVER_SECONDS = 86_400
 
 
 @contextmanager
@@ -23,8 +32,9 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True, follow:
     old or the new content stands there, never half of one; the folder is flushed after
     it, so that what was written first is not lost while what was written next is there.
     On failure the temporary file is removed and the old file is untouched. A process that is
-    killed leaves its temporary file, ``.NAME.*.part``, which nothing reads. A link is followed,
-    and stays, unless ``follow`` is false: then the file takes its place.
+    killed leaves its temporary file, ``.NAME.*.part``, which nothing reads and the next writing of
+    the same file removes, see :func:`remove_leftovers`. A link is followed, and stays, unless
+    ``follow`` is false: then the file takes its place.
 
     Raises
     ------
@@ -36,21 +46,86 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True, follow:
     if not follow:
         link = Path(path).expanduser()
         target = Path(os.path.realpath(link.parent)) / link.name
+    remove_leftovers(target)
     temporary: Path | None = None
+    with _folder_lock(target.parent, alone=False) as held:
+        owner = _kernel() if held else _UNKNOWN
+        try:
+            handle, name = tempfile.mkstemp(prefix=f"{_beginning(target)}{owner}.", suffix=_PART, dir=target.parent)
+            temporary = Path(name)
+            os.close(handle)
+            yield temporary
+            _finish(temporary, target)
+            temporary = None
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {target}: {error.strerror or error}. What stood there before is untouched."
+            ) from error
+        finally:
+            if temporary is not None:
+                _discard(temporary)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove the temporary files of a file whose writers were killed; those of live writers stay.
+
+    While it writes, a writer holds a lock on the folder that it shares with other writers, and its temporary file names
+    the running kernel. Whoever gets the lock alone knows that no writer of this kernel is alive. Files of other machines, which
+    locks may not reach, of former boots, and of writers that could not lock, are removed when nobody has written to them
+    for a day.
+    """
+    beginning = _beginning(target)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
-        temporary = Path(name)
-        os.close(handle)
-        yield temporary
-        _finish(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror or error}. What stood there before is untouched."
-        ) from error
+        names = os.listdir(target.parent)  # noqa: PTH208  a folder may hold thousands, and every writing looks
+    except OSError:
+        return
+    found = [target.with_name(name) for name in names if name.startswith(beginning) and name.endswith(_PART)]
+    if not found:
+        return
+    with _folder_lock(target.parent, alone=True) as alone:
+        for path in found:
+            with suppress(OSError):
+                dead = alone and path.name.startswith(f"{beginning}{_kernel()}.")
+                if dead or time.time() - path.lstat().st_mtime > _LEFTOVER_SECONDS:
+                    path.unlink()
+
+
+def _beginning(target: Path) -> str:
+    """How the temporary files of a file begin; those of a temporary file are taken for others of the same file."""
+    again = _TEMPORARY.fullmatch(target.name)
+    return f".{again[1] if again else target.name[:40]}."
+
+
+@cache
+def _kernel() -> str:
+    """The running kernel in 12 digits: that of all processes which see each other's locks, also from containers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        boot = platform.node()
+    return hashlib.sha256(boot.encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _folder_lock(folder: Path, *, alone: bool) -> Iterator[bool]:
+    """Hold a lock on a folder, ``alone`` or with others; gives whether we have it. Never waits."""
+    handle: int | None = None
+    held = False
+    try:
+        import fcntl  # late: Windows has none
+
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        held = True
+    except (ModuleNotFoundError, OSError):
+        pass  # no locks here, no leave to look into the folder, or another has it
+    try:
+        yield held
     finally:
-        if temporary is not None:
-            _discard(temporary)
+        if held and handle is not None:
+            unlock(handle)
+        elif handle is not None:
+            os.close(handle)
 
 
 def require_writable(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:

@@ -67,8 +67,9 @@ ENTRIES = (
         "compared_curves",
         "One metric in two cubes",
         "Median and middle half of the seeds of both: this cube blue, the other orange.",
-        'figure = plots.compared_curves(nano, ps.load_cube("nano-init"), metric="loss/validation/cross_entropy",\n'
-        '                               model="nano-33k", other_model="nano-33k-permute")',
+        'pair = {"model": "nano-33k", "other_model": "nano-33k-permute"}\n'
+        'loss, begun = "loss/validation/cross_entropy", ps.load_cube("nano-init")\n'
+        "figure = plots.compared_curves(nano, begun, metric=loss, **pair)",
     ),
     Entry(
         "change_points",

@@ -7,6 +7,9 @@ from collections.abc import Collection
 
 _ROLE = re.compile(r":(?:func|class|meth|mod|data):`(~?)([\w.]+)`")
 _RULE = re.compile(r"^( *)(=+(?: +=+)+) *$")
+# What would be taken for a set whose first member is the default, or for a subtraction.
+_CHOICES = re.compile(r"^( *[\w, ]+ : )\{([^}]+)\}( or )?", re.MULTILINE)
+_PATH = re.compile(r"^( *[\w, ]+ : )path-like\b", re.MULTILINE)
 _CITATION = re.compile(r"^( *)\.\. \[(\d+)\] ", re.MULTILINE)
 
 
@@ -19,6 +22,8 @@ def markdown(text: str, linked: Collection[str] = ()) -> str:
 
     text = _ROLE.sub(named, text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    text = _CHOICES.sub(lambda match: match[1] + " | ".join(match[2].split(", ")) + (" | " if match[3] else ""), text)
+    text = _PATH.sub(r"\1path-like object", text)
     text = _CITATION.sub(r"\1[\2] ", text)
     text = re.sub(r"\[(\d+)\]_", r"[\1]", text)
     return "\n".join(_tables(text.split("\n")))

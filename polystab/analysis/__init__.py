@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from polystab.analysis.chunked import metric_parts
     from polystab.analysis.comparisons.cubes import compare_cubes
     from polystab.analysis.comparisons.curves import compare_curves
+    from polystab.analysis.comparisons.undecided import undecided_overview
     from polystab.analysis.components.additivity import seed_additivity
     from polystab.analysis.components.at_end import final_components
     from polystab.analysis.components.comparison import variance_by_size, variance_ratio
@@ -110,6 +111,7 @@ _NAMES = {
     "polystab.analysis.chunked": ("metric_parts",),
     "polystab.analysis.comparisons.cubes": ("compare_cubes",),
     "polystab.analysis.comparisons.curves": ("compare_curves",),
+    "polystab.analysis.comparisons.undecided": ("undecided_overview",),
     "polystab.analysis.components.additivity": ("seed_additivity",),
     "polystab.analysis.components.at_end": ("final_components",),
     "polystab.analysis.components.comparison": (
@@ -326,6 +328,7 @@ __all__ = [
     "state_transitions",
     "subspace_angles",
     "transition_effects",
+    "undecided_overview",
     "unlikely_paths",
     "variance_by_size",
     "variance_components",

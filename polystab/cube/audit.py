@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from polystab.cube.addresses import without_secrets
 from polystab.cube.labels import writable
 from polystab.cube.specs import GROUPS
+from polystab.redaction import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,8 +92,13 @@ def _clean(texts: Sequence[str]) -> list[str]:
     together = "\n".join(different)
     if together.isascii() and "\0" not in together and without_secrets(together) == together:
         return list(texts)  # what is in no secret together is in none alone; one look at a long text is quicker
-    clean = {text: writable(without_secrets(text)) for text in different}
+    clean = {text: as_kept(text) for text in different}
     return [clean[text] for text in texts]
+
+
+def as_kept(text: str) -> str:
+    """A text, such as a path, as an audit keeps it: without secrets, and as netCDF can hold it."""
+    return writable(without_secrets(text))
 
 
 def audit_entries(audit: xr.Dataset | xr.DataTree | None) -> list[AuditEntry]:

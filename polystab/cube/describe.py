@@ -14,6 +14,7 @@ from polystab.cube.parts import chunk_along, value_parts
 from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube
 from polystab.errors import printable
+from polystab.redaction import without_secrets_in
 
 # Bytes of values that are all read to describe a cube, and how many are read of a larger one. A GiB takes seconds.
 READ_WHOLE, READ_SOME = 2**30, 2**28
@@ -106,7 +107,8 @@ def cube_facts(cube: xr.Dataset | xr.DataTree) -> dict[str, Any]:
         "looked_at": len(looked),
         "groups": sorted(cube.children) if isinstance(cube, xr.DataTree) else [],
         "attrs": {
-            str(name): value.item() if isinstance(value, np.generic) else value for name, value in data.attrs.items()
+            str(name): value.item() if isinstance(value, np.generic) else without_secrets_in(value)
+            for name, value in data.attrs.items()
         },
     }
 

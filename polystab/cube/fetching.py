@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, unquote, urlunsplit
@@ -25,7 +25,7 @@ from urllib.parse import SplitResult, unquote, urlunsplit
 from polystab._version import __version__
 from polystab.cube.addresses import WEB, split_address
 from polystab.errors import ReadError
-from polystab.files import atomic_path
+from polystab.files import atomic_path, remove_leftovers
 
 TIMEOUT = 30.0
 GRACE = 60.0
@@ -37,8 +37,6 @@ FIRST_WAIT = 1.0
 LONGEST_TEXT = 2_000_000
 
 _PIECE = 2**16
-# Temporary files of fetches that were killed are removed when they are this old.
-_LEFTOVER_SECONDS = 86_400
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -71,7 +69,7 @@ def fetch_file(address: str, target: Path, *, sha256: str, size: int | None = No
         ``target`` cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target)
+    remove_leftovers(target)  # before the room is counted
     free = shutil.disk_usage(target.parent).free
     if size is not None and size > free:
         raise FetchError(f"it takes {size:,} bytes, and {target.parent} has {free:,} left; make room.")
@@ -156,8 +154,14 @@ def _pieces(address: str, limit: int, *, exactly: bool = False) -> Iterator[byte
         # The reason is an exception of the network, or a sentence of ours about a redirect.
         said = f"no answer for {TIMEOUT:g} s" if isinstance(error.reason, TimeoutError) else error.reason
         raise FetchError(f"{said}.", may_pass=isinstance(error.reason, OSError)) from None
-    except (ValueError, http.client.InvalidURL):  # of the standard library, about a redirect that is no address
-        raise FetchError("it redirects to something that is no address, or answers with what is no HTTP.") from None
+    except (
+        ValueError,
+        http.client.InvalidURL,
+    ):  # of the standard library, about a redirect or proxy that is no address
+        raise FetchError(
+            "it redirects to something that is no address, answers with what is no HTTP, or goes through a proxy (http_proxy, "
+            "https_proxy) that is no address."
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise FetchError(
             f"the answer broke off after {received:,} bytes ({type(error).__name__}).", may_pass=True
@@ -238,11 +242,3 @@ def _refused(status: int) -> FetchError:
     if 300 <= status < 400:
         meant = "it redirects in a circle, or to what is not followed"
     return FetchError(f"status {status}: {meant}.", may_pass=status in (408, 429) or status >= 500)
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files of the same target that a killed fetch left."""
-    for path in target.parent.glob(f".{target.name[:40]}.*.part"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
-                path.unlink()

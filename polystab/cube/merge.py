@@ -17,6 +17,7 @@ from polystab.cube.labels import model_order
 from polystab.cube.specs import DIMS, DTYPES, GROUPS, SCHEMA_VERSION, SPECS, VariableSpec
 from polystab.cube.validate import as_cube, check_cube
 from polystab.errors import SHOWN_LABELS, ConflictError, CubeTooLargeError, UnknownNameError, did_you_mean, shown
+from polystab.redaction import without_secrets_in
 
 Rule = Literal["error", "latest", "earliest", "first", "last"]
 
@@ -274,7 +275,8 @@ def _merge_attrs(cubes: Sequence[xr.Dataset]) -> dict[str, Any]:
     attrs["history"] = concatenated([attrs["history"], f"merged {len(cubes)} cubes with polystab {__version__}"])
     attrs["polystab_schema"] = SCHEMA_VERSION
     attrs["polystab_version"] = __version__
-    return attrs
+    cleaned: dict[str, Any] = without_secrets_in(attrs)
+    return cleaned
 
 
 def _with_groups(merged: xr.Dataset, trees: Sequence[xr.DataTree], log: AuditLog) -> xr.DataTree:

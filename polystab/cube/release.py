@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from polystab.cube.addresses import without_secrets
 from polystab.cube.cards import release_card
 from polystab.cube.fetching import file_sha256
 from polystab.cube.registries import (
@@ -29,6 +28,7 @@ from polystab.cube.store import save_cube
 from polystab.cube.validate import as_cube
 from polystab.errors import OutputError, PolystabError, shown
 from polystab.files import atomic_path, one_at_a_time, require_writable, write_text
+from polystab.redaction import without_secrets
 
 PathLike = str | os.PathLike[str]
 

@@ -18,6 +18,7 @@ from polystab.monitor.features import LogitSize, SpectralNorms
 from polystab.monitor.logbook import ENDED, SAID, Logbook
 from polystab.monitor.reference import Reference
 from polystab.monitor.watcher import Finding, RunWatcher
+from polystab.redaction import without_secrets
 from polystab.sources.metric_names import training_metric
 
 try:
@@ -203,7 +204,8 @@ class StabilityCallback(TrainerCallback):
             self._logbook.close()
             _logger.info(
                 "Monitored %d steps: %d looks, %d put off, %.2g %% of the time of training steps, %d alarms; %s.",
-                state.global_step, self.n_looks, self.n_put_off, 100 * self.share, len(self.alarms), self.log_path,
+                state.global_step, self.n_looks, self.n_put_off, 100 * self.share, len(self.alarms),
+                without_secrets(str(self.log_path)),
             )  # fmt: skip
         return control
 
@@ -235,7 +237,7 @@ class StabilityCallback(TrainerCallback):
 
     def _take(self, step: int, row: dict[str, Any]) -> None:
         """Write a row, and say what there is to say about it."""
-        row = {name: float(value) for name, value in row.items() if _is_number(value)}
+        row = {_public(name): float(value) for name, value in row.items() if _is_number(value)}
         if not row or self._logbook is None:
             return
         self._logbook.write({"step": step, **row})
@@ -245,6 +247,7 @@ class StabilityCallback(TrainerCallback):
 
 
 _metric_of = lru_cache(maxsize=4096)(training_metric)
+_public = lru_cache(maxsize=4096)(without_secrets)
 
 
 def _is_number(value: Any) -> bool:

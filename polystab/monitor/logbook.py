@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from polystab.errors import OutputError
 from polystab.files import require_writable, write_text
+from polystab.redaction import without_secrets
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class Logbook:
         except OSError as error:
             self.close()
             if not self.lost:
-                _logger.warning("cannot write %s: %s. The training goes on.", self.path, error.strerror or error)
+                said = without_secrets(f"cannot write {self.path}: {error.strerror or error}")
+                _logger.warning("%s. The training goes on.", said)
             self.lost += 1
             self._cut = True
 

@@ -118,6 +118,7 @@ def agreement_curves(
         columns=columns,
         legend=legend,
         title=title,
+        label="Cohen's kappa",
         span=(None, 1.03),
     )
 
@@ -195,20 +196,15 @@ def item_shares(
         set_step_axis(ax, steps[there] if there.any() else steps)
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], [percent(share) for share in (0, 0.25, 0.5, 0.75, 1)])
+        ax.set_ylabel("share of the items")
         if not there.any():
             nothing(ax)
         most = int(part["n_items"].max())
-        told = (
-            f"{plural(most, 'item')}; easy: {_percent(result, 'easy')} of runs right, hard: {_percent(result, 'hard')}"
-        )
+        easy, hard = (percent(float(result.attrs[name])) for name in ("easy", "hard"))
+        told = f"{plural(most, 'item')}; easy: \N{GREATER-THAN OR EQUAL TO} {easy} of runs right, hard: \N{LESS-THAN OR EQUAL TO} {hard}"
         head_and_legend(ax, head, told, title=title, legend=legend)
         say(ax, f"{head}, {plural(most, 'item')}. {_shares_in_words(shares, chance, steps, there)}")
     return figure
-
-
-def _percent(result: xr.Dataset, name: str) -> str:
-    side = "at least" if name == "easy" else "at most"
-    return f"{side} {percent(float(result.attrs[name]))}"
 
 
 def _shares_in_words(

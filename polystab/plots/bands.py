@@ -17,7 +17,7 @@ from polystab.analysis.arrays import quantiles
 from polystab.analysis.variance import MIN_RUNS
 from polystab.errors import SelectionError, did_you_mean, shown
 from polystab.plots.lines import LOG_VALUES, MAX_MARKED
-from polystab.plots.style import Ink, legend_columns, nothing, state_inks
+from polystab.plots.style import Ink, legend_columns, log_axis, nothing, state_inks
 from polystab.words import count, number, plural, short_name
 
 Floats = npt.NDArray[np.float64]
@@ -248,18 +248,9 @@ def ordered_inks(n: int) -> list[Ink]:
     return state_inks(n)
 
 
-def value_axis(ax: Axes, values: npt.NDArray[Any], units: str = "") -> None:
-    """A logarithmic y axis where positive values span more than a factor of 50, and the units."""
+def value_axis(ax: Axes, values: npt.NDArray[Any], label: str) -> None:
+    """A logarithmic y axis where positive values span more than a factor of 50, and what it says."""
     there = values[np.isfinite(values)]
     if len(there) and there.min() > 0 and there.max() > LOG_VALUES * there.min():
         log_axis(ax, "y")
-    if units not in ("", "1"):
-        ax.set_ylabel(short_name(units, 30))
-
-
-def log_axis(ax: Axes, which: str) -> None:
-    """A logarithmic axis whose decades are written as everywhere else."""
-    axis = ax.yaxis if which == "y" else ax.xaxis
-    (ax.set_yscale if which == "y" else ax.set_xscale)("log")
-    axis.set_major_formatter(lambda value, _: number(value, digits=1))
-    axis.set_minor_formatter(lambda _value, _: "")
+    ax.set_ylabel(label)

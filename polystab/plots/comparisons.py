@@ -27,7 +27,7 @@ from polystab.errors import AnalysisError
 from polystab.plots.bands import say
 from polystab.plots.describe import chosen, describe_curves
 from polystab.plots.lines import SIZE, curves
-from polystab.plots.style import ALARM, FULL, GRID, MUTED, TEXT, Ink, canvas, language, model_inks
+from polystab.plots.style import ALARM, FULL, GRID, MUTED, TEXT, Ink, canvas, language, model_inks, room_for_legend
 from polystab.words import MINUS, count, listed, number, plural, short_name
 
 WIDTH = 7.6
@@ -336,6 +336,7 @@ def compared_curves(
     panel = ax or figure.axes[0]
     if legend:
         with language():
-            panel.legend(title="median and middle half of the seeds", title_fontsize=8.5, handlelength=2.2)
+            told = "median and middle half of the seeds"
+            panel.legend(title=told, title_fontsize=8.5, handlelength=2.2, bbox_to_anchor=room_for_legend(panel))
     say(panel, describe_curves(band, metric=metric))
     return figure

@@ -81,6 +81,7 @@ def variance_shares(
         set_step_axis(ax, steps[filled] if filled.any() else steps)
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], [percent(share) for share in (0, 0.25, 0.5, 0.75, 1)])
+        ax.set_ylabel("share of the variance")
         if legend and names:
             handles = [
                 Patch(facecolor=ink.light, alpha=0.8, label=PARTS[name].label)

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from polystab.analysis.arrays import Floats, divided
 from polystab.analysis.representations.groups import read_group
 from polystab.errors import AnalysisError
-from polystab.plots.bands import Series, largest_model, log_axis, ordered_inks, place_of, texts_of
-from polystab.plots.style import MUTED
+from polystab.plots.bands import Series, largest_model, ordered_inks, place_of, texts_of
+from polystab.plots.style import MUTED, log_axis
 from polystab.words import count, number, plural
 
 # Bins are joined until they are at least this share of the range wide: near 0 they are far finer than a picture.

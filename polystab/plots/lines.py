@@ -17,7 +17,19 @@ from polystab.errors import AnalysisError
 from polystab.plots.describe import BAND, chosen, legend_title, quartiles, with_thin_lines
 from polystab.plots.given import whole_cube, whole_result
 from polystab.plots.steps import is_logarithmic, set_step_axis
-from polystab.plots.style import MUTED, Ink, canvas, dashes, language, model_inks, nothing
+from polystab.plots.style import (
+    MUTED,
+    Ink,
+    canvas,
+    dashes,
+    language,
+    log_axis,
+    model_inks,
+    nothing,
+    outside,
+    room_for_legend,
+    value_label,
+)
 from polystab.words import number, short_name
 
 Array = npt.NDArray[Any]
@@ -116,7 +128,12 @@ def curves(
             nothing(ax, "nothing was measured")
         elif legend:
             left_out = f"{len(names)} of {of} models; " if models is None and len(names) < of else ""
-            ax.legend(title=left_out + legend_title(band), title_fontsize=8.5, handlelength=2.2)
+            ax.legend(
+                title=left_out + legend_title(band),
+                title_fontsize=8.5,
+                handlelength=2.2,
+                bbox_to_anchor=room_for_legend(ax),
+            )
     return figure
 
 
@@ -190,8 +207,27 @@ def _leave_out_the_fall(ax: Axes, band: xr.Dataset) -> None:
     pad = 0.08 * (high - low)
     ax.set_ylim(low - pad, high + pad)
     first = number(float(value[~np.isnan(value)][0]), digits=3)
-    text = f"first values (about {first}) lie outside"
-    ax.annotate(text, (0.98, 0.97), xycoords="axes fraction", ha="right", va="top", size=7.5, color=MUTED.light)
+    outside(ax, f"first values (about {first}) lie outside", above=True)
+
+
+def _draw_chance(ax: Axes, chance: float) -> None:
+    """What chance gives as a dotted line, or, where it would press the curves flat, in words."""
+    low, high = ax.get_ylim()
+    room = (FALL - 1) * (high - low) if ax.get_autoscaley_on() else 0.0
+    if ax.get_yscale() == "linear" and not low - room <= chance <= high + room:
+        side = "above" if chance > high else "below"
+        outside(ax, f"chance: {number(chance, digits=3)}, {side} what is drawn", above=chance > high)
+        return
+    ax.axhline(chance, color=MUTED.light, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+    ax.annotate(
+        "chance",
+        (1, chance),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        size=7.5,
+        color=MUTED.light,
+    )
 
 
 def _finish_axes(ax: Axes, band: xr.Dataset, metric: str, *, title: bool) -> None:
@@ -204,25 +240,13 @@ def _finish_axes(ax: Axes, band: xr.Dataset, metric: str, *, title: bool) -> Non
     shown = middle[band["shared"].values & ~np.isnan(middle)]
     least = np.nanmin(np.where(band["shared"].values[..., None], band["value"].values, np.nan), initial=np.inf)
     if len(shown) and least > 0 and shown.max() > LOG_VALUES * shown.min():
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(lambda value, _: number(value, digits=1))
-        ax.yaxis.set_minor_formatter(lambda _value, _: "")
+        log_axis(ax, "y")
     elif not is_logarithmic(steps[used]):
         _leave_out_the_fall(ax, band.isel(step=used))
     chance = float(band["chance"].values[0]) if "chance" in band.coords else float("nan")
     if np.isfinite(chance):
-        ax.axhline(chance, color=MUTED.light, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        ax.annotate(
-            "chance",
-            (1, chance),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            size=7.5,
-            color=MUTED.light,
-        )
-    units = str(band["units"].values[0]) if "units" in band.coords else ""
-    if units not in ("", "1"):
-        ax.set_ylabel(short_name(units, 30))
+        _draw_chance(ax, chance)
+    measure, units = (str(band[name].values[0]) if name in band.coords else "" for name in ("measure", "units"))
+    ax.set_ylabel(value_label(measure, units))
     if title:
         ax.set_title(short_name(metric, 60), loc="left")

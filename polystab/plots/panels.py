@@ -130,7 +130,7 @@ def curve_panels(
         Panels at most, evenly from all, and side by side.
     legend, title : bool, optional
     label : str, optional
-        Of the y axis.
+        Of the y axis; by default the measure and its unit, where the cube names them.
     span : (float or None, float or None), optional
         Ends of the y axis.
 
@@ -175,6 +175,8 @@ def curve_panels(
             panel.set_ylim(*span)
             if label:
                 panel.set_ylabel(label)
+            if k % columns:
+                panel.set_ylabel("")  # the first column has it
             say(panel, f"{f'{head}: ' if head and not k else ''}{name}. {said}")
             if alone:
                 head_and_legend(panel, name, told, title=title, legend=legend)

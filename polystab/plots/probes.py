@@ -25,6 +25,7 @@ from polystab.plots.bands import (
 )
 from polystab.plots.given import whole_cube, whole_result
 from polystab.plots.panels import curve_panels, mini_cube
+from polystab.plots.style import value_label
 from polystab.plots.weights import layer_lines
 
 CODES = {
@@ -102,7 +103,7 @@ def probe_layers(
     >>> from polystab import plots
     >>> figure = plots.probe_layers(ps.load_cube("nano"), task="nano.depth")
     >>> figure.axes[0].get_ylabel()
-    'nat'
+    'codelength (nat)'
     """
     if variable not in CODES:
         raise SelectionError(f"no codelength is called {variable!r}. {did_you_mean(variable, CODES)}")
@@ -113,10 +114,10 @@ def probe_layers(
     uniform = float(result["uniform"].sel(task=name))
     level = {"codelength": uniform, "codelength_bits": uniform / float(np.log(2))}.get(variable, 1.0)
     series, model = _by_layer(result, variable, "seed", name, model, layers)
-    units = str(result[variable].attrs.get("units", ""))
+    label = value_label(CODES[variable].split(" over ")[0], str(result[variable].attrs.get("units", "")))
     text = "uniform code" if variable.startswith("codelength") else "no gain"
     head = f"{CODES[variable]}, {name}, {model}"
-    return layer_lines(series, head, units, reference=(level, text), legend=legend, title=title, size=size, ax=ax)
+    return layer_lines(series, head, label, reference=(level, text), legend=legend, title=title, size=size, ax=ax)
 
 
 def _task(result: xr.Dataset, task: str | None) -> str:
@@ -292,5 +293,13 @@ def probe_angles(
     head = f"{ANGLES[variable]} between {'seeds' if run == 'pair' else 'steps'}, {name}, {model}"
     units = {"degree": "degrees", "rad": "radians"}.get(str(result[variable].attrs.get("units", "")), "")
     return layer_lines(
-        series, head, units, reference=reference, what=what, legend=legend, title=title, size=size, ax=ax
+        series,
+        head,
+        value_label(ANGLES[variable], units),
+        reference=reference,
+        what=what,
+        legend=legend,
+        title=title,
+        size=size,
+        ax=ax,
     )

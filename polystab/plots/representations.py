@@ -126,6 +126,7 @@ def direction_overlap(
         columns=columns,
         legend=legend,
         title=title,
+        label="share of tokens",
         span=(0, 1.02),
     )
 

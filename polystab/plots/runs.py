@@ -20,7 +20,6 @@ from polystab.plots.bands import (
     as_result,
     head_and_legend,
     largest_model,
-    log_axis,
     place_of,
     say,
     texts_of,
@@ -28,7 +27,7 @@ from polystab.plots.bands import (
 from polystab.plots.given import whole_cube, whole_result
 from polystab.plots.lines import LOG_VALUES
 from polystab.plots.steps import set_step_axis
-from polystab.plots.style import ALARM, FULL, MUTED, OCHRE, PURPLE, TEAL, canvas, language, nothing
+from polystab.plots.style import ALARM, FULL, MUTED, OCHRE, PURPLE, TEAL, canvas, language, log_axis, nothing
 from polystab.words import count, number, plural
 
 # Runs that are told apart by colour; each has its own dashes too.

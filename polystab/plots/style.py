@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from polystab.errors import AnalysisError
+from polystab.words import number, short_name
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,39 @@ def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     if figure is None:
         raise AnalysisError("ax belongs to no figure; make it with figure.add_subplot().")
     return figure, ax
+
+
+def value_label(name: str, units: str = "") -> str:
+    """What an axis of values says: what was measured, and its unit if it has one."""
+    unit = "" if units == "1" else units
+    return short_name(f"{name} ({unit})" if name and unit else name or unit, 30)
+
+
+def log_axis(ax: Axes, which: str) -> None:
+    """A logarithmic axis whose decades are written as everywhere else."""
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    (ax.set_yscale if which == "y" else ax.set_xscale)("log")
+    axis.set_major_formatter(lambda value, _: number(value, digits=1))
+    axis.set_minor_formatter(lambda _value, _: "")
+
+
+# What marks the texts of the next function.
+_OUTSIDE = "_outside"  # with an underscore, that a legend passes over it
+
+
+def outside(ax: Axes, text: str, *, above: bool) -> None:
+    """Say in a corner of a picture what lies above or below its axis, and would press all that is on it flat."""
+    y, side = (0.97, "top") if above else (0.03, "bottom")
+    ax.annotate(
+        text, (0.98, y), xycoords="axes fraction", ha="right", va=side, size=7.5, color=MUTED.light, label=_OUTSIDE
+    )
+
+
+def room_for_legend(ax: Axes) -> tuple[float, float, float, float]:
+    """The box, in fractions of the axes, that no text of :func:`outside` stands in."""
+    taken = [text.get_position()[1] for text in ax.texts if text.get_label() == _OUTSIDE]
+    low, high = (0.1 if min(taken, default=1) < 0.5 else 0.0), (0.9 if max(taken, default=0) > 0.5 else 1.0)
+    return 0.0, low, 1.0, high - low
 
 
 def nothing(ax: Axes, text: str = "nothing to draw") -> None:

@@ -33,7 +33,7 @@ from polystab.plots.bands import (
 from polystab.plots.given import whole_cube
 from polystab.plots.panels import curve_panels
 from polystab.plots.steps import set_step_axis
-from polystab.plots.style import MUTED, canvas, language
+from polystab.plots.style import MUTED, canvas, language, outside, value_label
 from polystab.words import count, number
 
 MAX_PANELS = 12
@@ -217,7 +217,7 @@ def layer_curves(
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['layer 0', 'layer 1', 'layer 2', 'layer 3']
     """
-    values, found, steps, model, units = _by_layer(cube, family, measure, part, model)
+    values, found, steps, model, label = _by_layer(cube, family, measure, part, model)
     kept = [found[i] for i in spread(len(found), MAX_LINES)] if layers is None else list(layers)
     for layer in kept:
         if layer not in found:
@@ -226,13 +226,13 @@ def layer_curves(
         Series(f"layer {layer}", steps, values[:, :, found.index(layer)], ink)
         for layer, ink in zip(kept, ordered_inks(len(kept)), strict=True)
     ]
-    return layer_lines(series, f"{part}: {measure}, {model}", units, legend=legend, title=title, size=size, ax=ax)
+    return layer_lines(series, f"{part}: {measure}, {model}", label, legend=legend, title=title, size=size, ax=ax)
 
 
 def layer_lines(
     series: Sequence[Series],
     head: str,
-    units: str = "",
+    label: str,
     *,
     reference: tuple[float, str] | None = None,
     what: str = "run",
@@ -247,7 +247,7 @@ def layer_lines(
         draw_series(ax, series)
         if reference is not None:
             _draw_reference(ax, series, *reference)
-        value_axis(ax, np.concatenate([one.runs.ravel() for one in series]), units)
+        value_axis(ax, np.concatenate([one.runs.ravel() for one in series]), label)
         steps = series[0].x
         used = np.any([np.isfinite(one.runs).any(axis=0) for one in series], axis=0)
         set_step_axis(ax, steps[used] if used.any() else steps)
@@ -268,22 +268,13 @@ def _draw_reference(ax: Axes, series: Sequence[Series], level: float, text: str)
     if low - _FAR * (high - low) <= level <= high + _FAR * (high - low):
         ax.axhline(level, color=MUTED.light, linewidth=1.2, linestyle=(0, (4, 2)), zorder=2, label=text)
         return
-    side = "above" if level > high else "below"
-    ax.annotate(
-        f"{text}: {number(level)}, {side} what is drawn",
-        (0.98, 0.97 if side == "above" else 0.03),
-        xycoords="axes fraction",
-        ha="right",
-        va="top" if side == "above" else "bottom",
-        size=7.5,
-        color=MUTED.light,
-    )
+    outside(ax, f"{text}: {number(level)}, {'above' if level > high else 'below'} what is drawn", above=level > high)
 
 
 def _by_layer(
     cube: xr.Dataset | xr.DataTree, family: str, measure: str, part: str, model: str | None
 ) -> tuple[Floats, list[int], npt.NDArray[Any], str, str]:
-    """Values (seed, step, layer) of a model without copies and infinities, the layers, steps, model, and units."""
+    """Values (seed, step, layer) of a model without copies and infinities, the layers, steps, model, and what the y axis says."""
     data = whole_cube(cube)
     name = largest_model(data, model)
     here = [i for i in _metrics_of_parts(data, family, measure, [part]) if data["layer"].values[i] >= 0]
@@ -295,11 +286,11 @@ def _by_layer(
         )
     chosen = data.sel(model=[name]).isel(metric=here)
     values = finite(counted_cells(chosen)[0])[0]
-    units = str(chosen["units"].values[0]) if "units" in chosen.coords else ""
+    label = value_label(measure, str(chosen["units"].values[0]) if "units" in chosen.coords else "")
     kept = ~np.isnan(values).all(axis=(0, 1))  # smaller models have fewer layers
     if not kept.any():
         raise SelectionError(f"{name} was not measured on {measure!r} of {part}; choose another model.")
-    return values[..., kept], [n for n, k in zip(layers, kept, strict=True) if k], data["step"].values, name, units
+    return values[..., kept], [n for n, k in zip(layers, kept, strict=True) if k], data["step"].values, name, label
 
 
 def layer_profile(
@@ -353,7 +344,7 @@ def layer_profile(
     >>> figure.axes[0].get_xlabel()
     'layer'
     """
-    values, layers, known, model, units = _by_layer(cube, family, measure, part, model)
+    values, layers, known, model, label = _by_layer(cube, family, measure, part, model)
     measured = ~np.isnan(values).all(axis=(0, 2))
     wanted = chosen_steps(known[measured], steps)
     series = [
@@ -364,7 +355,7 @@ def layer_profile(
     with language():
         figure, ax = canvas(ax, size)
         draw_series(ax, series)
-        value_axis(ax, np.concatenate([one.runs.ravel() for one in series]), units)
+        value_axis(ax, np.concatenate([one.runs.ravel() for one in series]), label)
         ax.set_xlabel("layer")
         ax.set_xticks([layers[i] for i in spread(len(layers), 9)])
         told = runs_title([one.n_runs for one in series])

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from polystab.cube.addresses import without_secrets
 from polystab.errors import OutputError, PolystabError, RecordsError
+from polystab.redaction import without_secrets, without_secrets_in
 from polystab.sources.checkpoint_errors import is_out_of_memory
 from polystab.sources.outputs import (
     UnitFailure,
@@ -77,7 +77,7 @@ class Plan:
         if root.exists() and not root.is_dir():
             raise OutputError(f"cannot fill {root}: it is a file; name a folder.")
         make_folder(root)
-        settings = {name: measurer.settings() for name, measurer in measurers.items()}
+        settings = {name: without_secrets_in(measurer.settings()) for name, measurer in measurers.items()}
         for name, said in settings.items():
             keep_settings(root, name, said)
         return cls(root.resolve(), measurers, settings, options)

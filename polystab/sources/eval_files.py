@@ -14,9 +14,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from polystab.cube.addresses import without_secrets
 from polystab.cube.labels import is_writable
 from polystab.errors import ReadError, RefusedFileError, shown
+from polystab.redaction import without_secrets
 from polystab.sources.eval_json import WANTED, decoded, parse, parse_mapping, parse_shared, sections
 from polystab.sources.run_labels import RunLabel, parse_run, shots_of, step_of, without_shots
 

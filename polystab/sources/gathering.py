@@ -29,6 +29,7 @@ from polystab.errors import (
     shown,
 )
 from polystab.progress_bars import tracked
+from polystab.redaction import without_secrets
 from polystab.sources import metric_names
 from polystab.sources.columns import Note
 from polystab.sources.duplicates import Codes, Floats, OnDuplicate, Settled, settle
@@ -53,13 +54,19 @@ def checked_attrs(attrs: Mapping[str, str]) -> None:
 
 @dataclass(slots=True)
 class Labels:
-    """Texts as numbers, in order of appearance."""
+    """Texts as numbers, in order of appearance. Secrets in them, as names of sweeps have, are removed."""
 
     codes: dict[str, int] = field(default_factory=dict)
+    _given: dict[str, int] = field(default_factory=dict)
 
     def code(self, texts: Iterable[str]) -> Codes:
-        known = self.codes
-        return np.array([known.setdefault(text, len(known)) for text in texts], dtype=np.intp)
+        return np.array(
+            [self._given[text] if text in self._given else self._new(text) for text in texts], dtype=np.intp
+        )
+
+    def _new(self, text: str) -> int:
+        code = self._given[text] = self.codes.setdefault(without_secrets(text), len(self.codes))
+        return code
 
     def texts(self) -> list[str]:
         return list(self.codes)
@@ -197,6 +204,7 @@ class Gathering:
         if len(used) > SHOWN_LABELS:
             source += f" and {len(used) - SHOWN_LABELS} more"
         given = {"title": self._title(used), "source": source, **{name: text for name, text in attrs.items() if text}}
+        given = {name: without_secrets(text) for name, text in given.items()}  # paths may be named by a sweep
         cube = _described(cube_from_records(frame, **given), names)
         if "summary" not in given:
             said = coverage_sentence(cube)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from polystab._version import __version__
-from polystab.cube.addresses import clean_cause, without_secrets
 from polystab.errors import did_you_mean, shown
+from polystab.redaction import clean_cause, without_secrets
 from polystab.sources.checkpoint_errors import CheckpointError, library, quiet
 from polystab.sources.hub_cache import HubCache, Lease, default_folder
 from polystab.sources.run_patterns import steps_among
@@ -223,7 +223,7 @@ class _Link:
         said = f"status {status}" if status else first[:200]
         return CheckpointError(
             "unreachable",
-            f"{self} could not be fetched from {without_secrets(self.endpoint or 'the Hub')}, tried {self.retries + 1} times if that "
+            f"{self} could not be fetched from {self.endpoint or 'the Hub'}, tried {self.retries + 1} times if that "
             f"could help: {said}. Try again later; what is in the cache can be used without the network "
             "(local_files_only).",
         )

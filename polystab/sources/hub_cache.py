@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ class HubCache:
         return library("huggingface_hub").scan_cache_dir(self.folder)
 
     def _remove_left_overs(self) -> None:
-        for path in self.folder.glob("models--*/blobs/*.incomplete"):
+        for path in chain(self.folder.glob("models--*/blobs/*.incomplete"), self.folder.glob("models--*/.ref.*.part")):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > LEFT_OVER_AFTER:
                     path.unlink()

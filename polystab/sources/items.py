@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.cube.audit import AuditLog, audit_entries
+from polystab.cube.audit import AuditLog, as_kept, audit_entries
 from polystab.cube.labels import MetricId, writable
 from polystab.cube.specs import GROUPS
 from polystab.errors import SHOWN_LABELS, ConflictError, CubeTooLargeError, ReadError, RefusedFileError, shown
@@ -200,7 +201,7 @@ class _Block:
 def _read_blocks(tree: Path, reader: EvalReader, log: AuditLog, known: dict[str, int]) -> list[_Block]:
     """Every samples file that can be used; new items are appended to ``known``."""
     root = tree if tree.is_dir() else tree.parent
-    results = _results_files(tree, root, reader, log)
+    results = _results_files(tree, reader, log)
     blocks, found = [], 0
     files = walk_files(root, ".jsonl", on_error=lambda where, why: log.refuse(where, "unreadable", why))
     for path, name in tracked(files, "reading samples", unit="file"):
@@ -227,14 +228,15 @@ def _read_blocks(tree: Path, reader: EvalReader, log: AuditLog, known: dict[str,
     return blocks
 
 
-def _results_files(tree: Path, root: Path, reader: EvalReader, log: AuditLog) -> dict[tuple[str, str], list[EvalFile]]:
+def _results_files(tree: Path, reader: EvalReader, log: AuditLog) -> dict[tuple[str, str], list[EvalFile]]:
     """The results files that were read, by folder and the time in their names."""
     found: dict[tuple[str, str], list[EvalFile]] = defaultdict(list)
-    for name in [entry.path for entry in log.entries if entry.status == "read"]:
+    read = {entry.path for entry in log.entries if entry.status == "read"}
+    for path, name in walk_files(tree, ".json", on_error=lambda *_: None):  # it was said before
         folder, _, file = name.rpartition("/")
-        if match := _RESULTS.fullmatch(file):
-            path = root / name if tree.is_dir() else tree
-            found[folder, match["moment"]].append(reader.parse(path.read_bytes(), name))
+        if (match := _RESULTS.fullmatch(file)) and as_kept(name) in read:
+            with suppress(RefusedFileError):  # of a folder that the audit cannot tell from another
+                found[folder, match["moment"]].append(reader.parse(Path(path).read_bytes(), name))
     return dict(found)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polystab.cube.addresses import without_secrets
 from polystab.cube.labels import is_writable
 from polystab.errors import PolystabError, ReadError, SelectionError, UnknownNameError, did_you_mean, shown
 from polystab.sources.run_patterns import filled, has_field, pattern_mistakes, steps_in_folders
@@ -302,7 +301,7 @@ def run_mistakes(run: Run) -> list[str]:
     if "://" in run.location:
         return [
             *mistakes,
-            f"{run} lies at {without_secrets(run.location)!r}, which is an address; give a folder of this machine, or, with "
+            f"{run} lies at {run.location!r}, which is an address; give a folder of this machine, or, with "
             "a revision, a repository organisation/name on the Hub",
         ]
     broken = [*pattern_mistakes(run.location), *pattern_mistakes(run.revision)]

@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polystab.cube.addresses import clean_cause, without_secrets
 from polystab.errors import PolystabError, ReadError, shown
+from polystab.redaction import clean_cause
 from polystab.sources.attempts import POLL_SECONDS, Event, Job, Plan, Report
 from polystab.sources.outputs import LOCKS
 from polystab.sources.processes import main_module, no_interrupts
@@ -115,7 +115,7 @@ def check_scheduler(scheduler: Any) -> None:
     kind, separator, place = scheduler.partition("://")
     if scheduler != "local" and not (separator and kind and place):
         raise ReadError(
-            f"scheduler {without_secrets(scheduler)!r} is no address such as tcp://host:8786 or tls://host:8786, and not 'local'. "
+            f"scheduler {scheduler!r} is no address such as tcp://host:8786 or tls://host:8786, and not 'local'. "
             "`dask scheduler` prints its address when it starts."
         )
 
@@ -135,8 +135,9 @@ def _packed(plan: Plan) -> bytes:
     cloudpickle = importlib.import_module("cloudpickle")
     try:
         packed: bytes = cloudpickle.dumps(plan)
-    except Exception as error:  # pickling runs code of the measurers, which raises anything
-        raise WorkerError(f"sources {', '.join(plan.measurers)} cannot be sent to workers: {error}.") from error
+    except Exception as error:  # noqa: BLE001  pickling runs code of the measurers, which raises anything
+        said = f"sources {', '.join(plan.measurers)} cannot be sent to workers: {error}."
+        raise WorkerError(said) from clean_cause(error)
     return packed
 
 
@@ -161,16 +162,27 @@ def _connected(scheduler: Any, n_workers: int) -> Iterator[Any]:
     with ExitStack() as stack:
         address = stack.enter_context(_local_cluster(n_workers)) if scheduler == "local" else scheduler
         try:
+            if scheduler != "local":
+                _check_certificates(scheduler)
             client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError) as error:
-            said = without_secrets(f"no scheduler answers at {address}: {error}.")
             raise WorkerError(
-                f"{said} Start one with `dask scheduler`, and give the address it prints."
+                f"no scheduler answers at {address}: {error}. Start one with `dask scheduler`, and give the address it prints."
             ) from clean_cause(error)
         except (ValueError, TypeError, RuntimeError, ImportError) as error:
-            said = without_secrets(f"{address} cannot be used as a scheduler: {error}.")
-            raise WorkerError(said) from clean_cause(error)
+            raise WorkerError(f"{address} cannot be used as a scheduler: {error}.") from clean_cause(error)
         yield stack.enter_context(client)
+
+
+def _check_certificates(address: str) -> None:
+    """Say now that certificates are missing or cannot be read: a client that fails over them takes a minute to end."""
+    if not address.startswith("tls://"):
+        return
+    if _distributed().Security().get_connection_args("client").get("ssl_context") is None:
+        raise ReadError(
+            f"{address} needs certificates: name them in the configuration of Dask (distributed.comm.tls.ca-file, "
+            "client.key, client.cert), or give a distributed.Client with its security."
+        )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pandas as pd
 
 from polystab.cube.specs import BETTER, SPECS
 from polystab.errors import RefusedFileError, shown
+from polystab.redaction import without_secrets
 from polystab.sources.columns import (
     ALIASES,
     LABELS,
@@ -228,7 +229,9 @@ def _coordinates(
         used.update(source.columns)
         cells = cells_of(table, source)
         if SPECS[name].kind == "U":
-            found[name] = np.array([text_of(cell) or None for cell in cells], dtype=object)
+            texts = [text_of(cell) for cell in cells]
+            clean = {text: without_secrets(text) or None for text in set(texts)}
+            found[name] = np.array([clean[text] for text in texts], dtype=object)
             continue
         column = numbers(cells)
         if column.n_text:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from polystab.cube.labels import is_writable, parse_metric_id
 from polystab.cube.specs import DIMS, METRIC_COORDINATES
 from polystab.errors import RecordsError, did_you_mean, shown
+from polystab.redaction import without_secrets, without_secrets_in
 from polystab.sources.measuring import Measurement
 from polystab.sources.unit_keys import UnitKey, canonical
 
@@ -53,8 +54,8 @@ def unit_bytes(key: UnitKey, facts: Mapping[str, Any], measurement: Measurement,
         "key": list(key),
         "facts": facts,
         "settings": settings,
-        "notes": [[str(reason), str(detail)] for reason, detail in measurement.notes],
-        "provenance": {str(name): str(text) for name, text in measurement.provenance.items()},
+        "notes": [[str(reason), without_secrets(str(detail))] for reason, detail in measurement.notes],
+        "provenance": {str(name): without_secrets(str(text)) for name, text in measurement.provenance.items()},
     }
     members = {
         "unit.json": canonical(head),
@@ -125,9 +126,9 @@ def _group_members(key: UnitKey, group: str, data: xr.Dataset, members: dict[str
             "shape": list(array.shape),
             "dtype": kind,
             "coordinate": name in data.coords,
-            "attrs": dict(data[name].attrs),
+            "attrs": without_secrets_in(data[name].attrs),
         }
-    return {"attrs": dict(data.attrs), "variables": variables}
+    return {"attrs": without_secrets_in(data.attrs), "variables": variables}
 
 
 def _store(array: Array, name: str, members: dict[str, bytes], where: str) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polystab.cube.addresses import without_secrets
 from polystab.errors import OutputError, RefusedFileError
 from polystab.files import atomic_path
+from polystab.redaction import without_secrets
 from polystab.sources.measuring import Measurement
 from polystab.sources.unit_content import unit_bytes
 from polystab.sources.unit_files import open_unit

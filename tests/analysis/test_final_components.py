@@ -44,6 +44,26 @@ def test_a_step_that_few_runs_reached_is_not_the_final_one(cube: xr.Dataset) -> 
     assert found["step"].values.tolist() == [cube["step"].values[-2], *[cube["step"].values[-1]] * 2]
 
 
+def test_shares_over_metrics_are_those_of_the_informative_ones(cube: xr.Dataset) -> None:
+    value = cube["value"].copy()
+    value[..., 1] = np.nan
+    found = final_components(*_both(cube.assign(value=value)))
+    shares = found["fraction"].sel(component="seed").isel(metric=[0, 2]).values
+    seed = found.sel(component="seed")
+    assert int(seed["n_metrics"]) == 2
+    np.testing.assert_allclose(
+        [float(seed[f"fraction_{which}"]) for which in ("least", "median", "largest")],
+        [shares.min(), shares.mean(), shares.max()],
+    )
+
+
+def test_without_an_informative_metric_there_are_no_shares_over_metrics(cube: xr.Dataset) -> None:
+    alone = cube.isel(model=[0], step=[-1]).drop_vars("stderr", errors="ignore")
+    found = final_components(*_both(alone))
+    assert (found["n_metrics"] == 0).all()
+    assert found[["fraction_least", "fraction_median", "fraction_largest"]].isnull().all().to_array().all()
+
+
 def test_a_metric_measured_nowhere_has_step_minus_one_and_no_numbers(cube: xr.Dataset) -> None:
     value = cube["value"].copy()
     value[..., 1] = np.nan

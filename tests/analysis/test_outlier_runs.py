@@ -233,6 +233,20 @@ def test_q_values_count_all_runs_of_the_cube() -> None:
     assert (result["q_value"] >= result["p_value"]).all()
 
 
+def test_p_over_all_models_counts_those_that_were_judged() -> None:
+    value = np.concatenate([clean(5, 6, 1, np.random.default_rng(i)) for i in (17, 18, 19)])
+    value[2, 3:] = np.nan  # too few runs for a verdict
+    result = outlier_runs(make_cube(value), draws=39)
+    assert (result.attrs["n_models"], result.attrs["n_expected_by_chance"]) == (2, 0.1)
+    known = result["judged"].values
+    assert known.sum() == 10
+    np.testing.assert_array_equal(
+        result["p_any_model"].values[known], np.minimum(2 * result["p_value"].values[known], 1)
+    )
+    assert np.isnan(result["p_any_model"].values[~known]).all()
+    assert result["p_value"].min() >= result.attrs["smallest_p"] == 1 / 40
+
+
 def test_arguments_out_of_range_are_refused() -> None:
     cube = make_cube(np.ones((1, 4, 5, 1)))
     with pytest.raises(AnalysisError, match="false_alarm"):

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from web_server import Answer, Server, wait_for
 
 from polystab.cube import fetching
-from polystab.cube.addresses import holds_secrets, public_address, without_secrets
+from polystab.cube.addresses import holds_secrets, public_address
 from polystab.cube.fetching import FetchError, fetch_bytes, fetch_file
 from polystab.errors import ReadError
+from polystab.redaction import without_secrets
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

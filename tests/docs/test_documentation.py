@@ -237,6 +237,21 @@ def test_roles_of_public_names_become_links_and_others_code(made: Any) -> None:
     assert text == "See [`polystab.report`][polystab.report] and `hidden`, `x`."
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("    way : {'a', 'b'}, optional", "    way : 'a' | 'b', optional"),
+        ('one, other : {"last", "seeds"} or int', 'one, other : "last" | "seeds" | int'),
+        ("path : path-like", "path : path-like object"),
+        ("    A set {1, 2} : no types, and a path-like thing.", "    A set {1, 2} : no types, and a path-like thing."),
+    ],
+)
+def test_types_that_would_be_read_as_sets_or_subtractions_are_written_otherwise(
+    made: Any, written: str, shown: str
+) -> None:
+    assert importlib.import_module("docs_markdown").markdown(written) == shown
+
+
 def test_simple_tables_become_pipe_tables(made: Any) -> None:
     table = "  ====  =====\n  size  what\n  ====  =====\n  one   a|b\n        more\n  two   c\n  ====  =====\nafter"
     wanted = "  | size | what |\n  | --- | --- |\n  | one | a\\|b more |\n  | two | c |\nafter"

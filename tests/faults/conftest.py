@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import pytest
+from planted_secrets import CANARY, ENVIRONMENT, PASSWORD, assert_clean
 
 HERE = Path(__file__).parent
 # What any writer may import late; children are forked after it.
@@ -94,3 +96,21 @@ def torch_driver() -> Iterator[Driver]:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     yield from _driver(*NEEDED, *TORCH)
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Secrets in the environment and in ``.netrc``; what is logged, at any level, is looked at in the end."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login me password {PASSWORD}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("POLYSTAB_DATA", str(tmp_path / "out" / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "out" / "cache"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert CANARY not in caplog.text.lower()
+    assert_clean(tmp_path / "out")

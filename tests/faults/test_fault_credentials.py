@@ -7,126 +7,34 @@ names and texts of netCDF files, the members of unit files, and the chain of cau
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import netCDF4
-import numpy as np
 import pytest
-from click.testing import CliRunner
+from planted_secrets import (
+    ADDRESS,
+    CANARY,
+    KEY,
+    PASSWORD,
+    SIGNED,
+    STRAY,
+    TOKEN,
+    assert_refused_without_secrets,
+    go_on_with,
+    run,
+    write,
+)
 
 import polystab as ps
-from polystab.cli import main
-from polystab.cube.addresses import without_secrets
-from polystab.errors import PolystabError
+from polystab.redaction import without_secrets
 
 sys.path.append(str(Path(__file__).parents[1] / "cube"))  # for web_server
 sys.path.append(str(Path(__file__).parents[1] / "sources"))  # for hub_server
 
-pytestmark = pytest.mark.slow
-
-CANARY = "canary"
-TOKEN = "hf_canaryCANARYcanaryCANARYcanaryCAN"
-KEY = "canary0123456789canary0123456789canary01"  # like that of W&B: nothing in it tells what it is
-PASSWORD = "canary-Pw-123"
-SIGNED = f"https://bucket.example.org/model.safetensors?X-Amz-Credential=AKIA{CANARY}&X-Amz-Signature={KEY}"
-ADDRESS = f"https://me:{PASSWORD}@data.example.org/cube.nc?token={KEY}"
-# Where the environment has them.
-ENVIRONMENT = {"HF_TOKEN": TOKEN, "WANDB_API_KEY": KEY, "HUGGING_FACE_HUB_TOKEN": TOKEN, "OPENAI_API_KEY": KEY}
-
-
-@pytest.fixture(autouse=True)
-def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Secrets in the environment and in ``.netrc``; what is logged, at any level, is looked at in the end."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login me password {PASSWORD}\n")
-    (tmp_path / "netrc").chmod(0o600)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("POLYSTAB_DATA", str(tmp_path / "out" / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "out" / "cache"))
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    caplog.set_level(logging.DEBUG)
-    yield
-    assert CANARY not in caplog.text.lower()
-    assert_clean(tmp_path / "out")
-
-
-def texts_of(path: Path) -> Iterator[str]:
-    """Everything that a file says, decompressed."""
-    yield path.name
-    content = path.read_bytes()
-    yield content.decode("latin-1")
-    if content.startswith(b"\x89HDF"):
-        with netCDF4.Dataset(path) as file:
-            yield from _texts_of_group(file)
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            yield from (archive.read(name).decode("latin-1") for name in archive.namelist())
-
-
-def _texts_of_group(group: Any) -> Iterator[str]:
-    yield from (str(group.getncattr(name)) for name in group.ncattrs())
-    for name, variable in group.variables.items():
-        yield name
-        yield from (str(variable.getncattr(attribute)) for attribute in variable.ncattrs())
-        if variable.dtype is str or variable.dtype.kind in "SU":
-            values = variable[...]
-            if variable.dtype is str:
-                yield "\n".join(map(str, np.ravel(values).tolist()))
-            else:  # characters, the last dimension along the text
-                yield "\n".join(row.tobytes().decode() for row in np.asarray(values).reshape(-1, values.shape[-1]))
-    for inner in group.groups.values():
-        yield from _texts_of_group(inner)
-
-
-def assert_clean(folder: Path) -> None:
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    leaks = [str(path.relative_to(folder)) for path in found if any(CANARY in text.lower() for text in texts_of(path))]
-    assert leaks == []
-
-
-def run(*arguments: object, code: int | None = 0) -> str:
-    """A command; nothing that it says may hold a secret, nor what it raised."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert CANARY not in result.output.lower(), result.output
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert code is None or result.exit_code == code, result.output
-    return result.output
-
-
-def chain(error: BaseException) -> str:
-    """The texts of an exception as Python prints them: with causes, and contexts that are not suppressed."""
-    said, seen = [], error
-    while seen is not None:
-        said += [str(seen), *getattr(seen, "__notes__", [])]
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)  # type: ignore[assignment]
-    return "\n".join(said)
-
-
-def assert_refused_without_secrets(call: Any) -> None:
-    with pytest.raises(PolystabError) as caught:
-        call()
-    assert CANARY not in chain(caught.value).lower(), chain(caught.value)
-
-
-def go_on_with(cube: Path, out: Path) -> None:
-    """Everything that is done with a cube."""
-    for ending in ("html", "md", "json"):
-        run("report", cube, "-o", out / f"page.{ending}")
-    for command in ("info", "validate", "audit"):
-        run(command, cube, "--json", code=None)
-    run("release", cube, "--name", "mine", "--version", "1", "--license", "CC0-1.0", "-o", out / "released")
-    run("cubes", "add", out / "released")
-    run("cubes", "mine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("planted")]
 
 
 # The harness
@@ -161,12 +69,6 @@ def results(**config: Any) -> dict[str, Any]:
         "pretty_env_info": f"HF_TOKEN={TOKEN}\nWANDB_API_KEY={KEY}\nhttp_proxy=http://me:{PASSWORD}@proxy:3128",
         "transformers_version": "4.40.0",
     }
-
-
-def write(path: Path, content: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
 
 
 def test_results_of_the_harness(tmp_path: Path) -> None:
@@ -342,6 +244,8 @@ def test_cubes_from_an_address_with_a_password(released: Path, damage: str, tmp_
         f"token={TOKEN}", f"pretrained=a/b,token={KEY},dtype=float16", f'{{"api_key": "{KEY}"}}', f"{{'password': '{KEY}'}}",
         f"Authorization: Basic {KEY}", f"authorization: Bearer {KEY}", ADDRESS, SIGNED, f"WANDB_API_KEY={KEY}",
         f"export AWS_SECRET_ACCESS_KEY={KEY}", f"--api-key={KEY}", f"the key is {KEY}", TOKEN,
+        f"/home/me/https:/me:{PASSWORD}@data.example.org/cube.nc", json.dumps({"said": json.dumps({"api_key": STRAY})}),
+        f"-----BEGIN PRIVATE KEY-----\n{STRAY}\n", f"-----BEGIN EC PRIVATE KEY-----\n{STRAY}\n-----END EC PRIVATE KEY----- end",
     ],
 )  # fmt: skip
 def test_no_text_keeps_its_secret(text: str) -> None:
@@ -354,6 +258,7 @@ def test_no_text_keeps_its_secret(text: str) -> None:
         "tokenizer=gpt2,max_gen_toks=256", "300B tokens", "n_tokens=12345678901", "eos_token=<|endoftext|>", "max_tokens=2048",
         "metric eval/key_retrieval@5shot/acc", "basic authorization of readers", "layers.3.attention.query_key_value",
         "revision=step1000", "author=Biderman", "tokens_per_step=2097152", "keyword=something-long", "a,b,c=1",
+        "c:/users/me@work/cube.nc", "-----BEGIN CERTIFICATE-----", "step 3: me@example.org",
     ],
 )  # fmt: skip
 def test_texts_without_secrets_stay(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fault_writers import tree_of
+from fault_cubes import tree_of
 
 import polystab as ps
 from polystab.cli import main

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_writers import prepare_registries
+from fault_releases import prepare_registries
 
 pytestmark = pytest.mark.slow
 

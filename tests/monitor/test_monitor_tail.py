@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,25 @@ class TestGrowth:
         given(tail)
         log.write_text("step,loss,val_loss\n1,3.0,3.3\n2,2.9,\n")
         assert given(tail) == [(1, {VALIDATION: 3.3}), (2, {LOSS: 2.9})]
+
+    def test_a_trainer_state_saved_again_at_the_same_time_and_size_is_read_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "trainer_state.json"
+        tail = LogTail(path)
+        for step, loss in ((10, 1.25), (20, 1.75)):
+            path.write_text(json.dumps({"log_history": [{"step": step, "loss": loss}]}))
+            os.utime(path, ns=(10**18, 10**18))
+            assert given(tail) == [(step, {LOSS: loss})]
+
+    def test_a_trainer_state_that_did_not_change_is_not_taken_apart_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "trainer_state.json"
+        path.write_text(json.dumps({"log_history": [{"step": 1, "loss": 2.0}]}))
+        tail = LogTail(path)
+        tail.read()
+        monkeypatch.setattr(json, "loads", lambda content: pytest.fail("it was"))
+        os.utime(path)
+        assert given(tail) == []
 
     def test_a_trainer_state_that_is_being_written_is_waited_for(self, tmp_path: Path) -> None:
         path = tmp_path / "trainer_state.json"

@@ -20,7 +20,7 @@ from polystab import plots
 from polystab.analysis import cube_coverage, outlier_scores, seed_band, variance_fractions
 from polystab.errors import AnalysisError, SelectionError
 from polystab.plots.steps import is_logarithmic, linear_ticks, log_ticks
-from polystab.plots.style import FIXED, model_inks
+from polystab.plots.style import FIXED, model_inks, value_label
 
 PYTHIA = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 144000, 1000)])
 
@@ -117,6 +117,41 @@ def test_the_first_fall_is_left_outside_and_said(cube: xr.Dataset) -> None:
     figure = plots.curves(ps.cube_from_records(frame), metric="loss/val/ce")
     assert figure.axes[0].get_ylim()[1] < 4
     assert "first values (about 10.3) lie outside" in texts(figure)
+
+
+def test_a_chance_far_from_the_curves_is_said_and_does_not_press_them_flat(cube: xr.Dataset, metric: str) -> None:
+    value = cube["value"].sel(metric=metric).values
+    for far, side in ((value.max() + 9 * np.ptp(value), "above"), (value.min() - 9 * np.ptp(value), "below")):
+        marked = cube.assign_coords(chance=("metric", np.full(cube.sizes["metric"], far)))
+        figure = plots.curves(marked, metric=metric)
+        low, high = figure.axes[0].get_ylim()
+        assert high - low < 2 * np.ptp(value)
+        assert f"{side} what is drawn" in texts(figure)
+
+
+def test_a_text_in_a_corner_and_the_legend_stand_apart(cube: xr.Dataset, metric: str) -> None:
+    far = float(cube["value"].max()) * 1e3
+    figure = plots.curves(cube.assign_coords(chance=("metric", np.full(cube.sizes["metric"], far))), metric=metric)
+    figure.draw_without_rendering()
+    (note,) = (text for text in figure.axes[0].texts if "what is drawn" in text.get_text())
+    assert not note.get_window_extent().overlaps(figure.axes[0].get_legend().get_window_extent())
+
+
+@pytest.mark.parametrize(
+    ("measure", "units", "said"),
+    [("acc", "1", "acc"), ("ce", "nat", "ce (nat)"), ("", "nat", "nat"), ("acc", "", "acc"), ("", "1", "")],
+)
+def test_the_axis_of_values_says_what_was_measured_and_in_what(measure: str, units: str, said: str) -> None:
+    assert value_label(measure, units) == said
+
+
+def test_curves_and_shares_name_their_values(cube: xr.Dataset, metric: str) -> None:
+    assert plots.curves(cube, metric=metric).axes[0].get_ylabel() == value_label(
+        str(cube["measure"].values[0]), str(cube["units"].values[0])
+    )
+    variance = polystab.testing.variance_cube(n_steps=2, rng=0)
+    shares = plots.variance_shares(variance, metric=str(variance["metric"].values[0]))
+    assert shares.axes[0].get_ylabel() == "share of the variance"
 
 
 def test_wide_positive_ranges_get_a_logarithmic_axis() -> None:

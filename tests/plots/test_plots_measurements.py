@@ -319,7 +319,7 @@ def test_angles_between_seeds_are_of_pairs_and_stand_beside_random_ones(weights:
     assert figure.axes[0].get_legend().get_title().get_text() == "median and middle half of 3 pairs"
     level = named_lines(figure)["random subspaces"]
     assert 45 < level[0] < 90
-    assert figure.axes[0].get_ylabel() == "degrees"
+    assert figure.axes[0].get_ylabel() == "mean angle (degrees)"
 
 
 def test_angles_between_steps_begin_at_the_second(weights: xr.DataTree) -> None:

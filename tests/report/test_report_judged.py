@@ -23,6 +23,7 @@ from polystab.report.results import bounded
 from polystab.report.results.computed import RNG
 from polystab.report.results.judged import DRAWS, judge
 from polystab.report.sections import known_sections, sections
+from polystab.report.sections.audit import audit
 from polystab.report.summary import plain, summarise
 from polystab.report.summary.outliers import verdicts_summary
 
@@ -240,3 +241,24 @@ def test_findings_for_information_are_folded_away() -> None:
     (found,) = (part for part in sections(summarise(cube)) if part.name == "audit")
     assert "No error and no warning: 1 finding of kind same-start" in repr(found.blocks[0])
     assert isinstance(found.blocks[1], Details)
+
+
+def test_findings_of_a_kind_are_counted_together_whatever_their_severity() -> None:
+    row = {
+        "model": "a",
+        "seed": 0,
+        "first_step": 0,
+        "last_step": 0,
+        "evidence": "e",
+        "advice": "d",
+        "kind": "known-issue",
+    }
+    rows = [row | {"severity": severity} for severity in ("warning", "info")]
+    findings = {
+        "notes": [],
+        "kinds": [{"kind": "known-issue", "severity": found["severity"], "count": 1} for found in rows],
+        "rows": rows,
+        "left_out": 0,
+    }
+    summary = {"findings": findings, "contents": {"models": [{"runs": 2}]}, "copies": [], "audit": None}
+    assert "2 findings of kind known-issue. An error" in repr(next(iter(audit(summary))))

@@ -223,6 +223,12 @@ def test_ragged_mixed_cubes_have_a_report() -> None:
     assert lead(summary).startswith("40 runs of 14 models, ")
 
 
+def test_a_cube_of_one_value_is_said_to_hold_one_value() -> None:
+    frame = pd.DataFrame({"model": ["a"], "seed": 0, "step": 1, "metric": "eval/a/acc", "value": 0.5})
+    summary = summarise(ps.cube_from_records(frame), sections=["contents"])
+    assert lead(summary).endswith("1 metric (eval); 1 value, 100\N{NO-BREAK SPACE}% of the cube's cells.")
+
+
 def test_plain_leaves_nothing_that_json_does_not_have() -> None:
     messy = {"a": np.float64("nan"), "b": (np.int64(1), float("inf")), "c": "x\udcff", 4: [True, None]}
     assert plain(messy) == {"a": None, "b": [1, None], "c": "x?", "4": [True, None]}

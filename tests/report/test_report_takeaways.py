@@ -29,6 +29,7 @@ def summary(
 ) -> dict[str, Any]:
     """A summary with these final values, shared changes and outlier runs, and nothing else to say."""
     models = [{"model": f"m{i}", "n_judged": 10} for i in range(judged)]
+    outliers = [run | {"p_any_model": run["p_value"] * judged} for run in runs or ()]
     return {
         "contents": {"measured": 1},
         "comparison": None,
@@ -36,7 +37,7 @@ def summary(
         "findings": {"kinds": [], "rows": []},
         "copies": [],
         "diverged": [],
-        "verdicts": {"rows": runs or [], "models": models, "false_alarm": 0.05},
+        "verdicts": {"rows": outliers, "models": models, "n_models": judged, "false_alarm": 0.05},
         "outliers": {"runs": []},
         "warning": None,
         "final": {"rows": rows or [], "models": [model("a", constant)], "min_runs": 3, "level": 0.95},

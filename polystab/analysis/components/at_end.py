@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from polystab.analysis.arrays import described
+from polystab.analysis.arrays import described, quantiles
 from polystab.errors import AnalysisError, shown
 
 _BY_COMPONENT = ("variance", "estimate", "lower", "upper", "p", "df", "reason")
@@ -18,6 +21,10 @@ _DOCS = {
     "fraction_lower": "lower end of the interval of the share",
     "fraction_upper": "upper end of the interval of the share",
     "informative": "whether at least two parts of the total are known, so that shares say something",
+    "n_metrics": "informative metrics in which the share is known",
+    "fraction_least": "smallest share over these metrics",
+    "fraction_median": "median share over these metrics",
+    "fraction_largest": "largest share over these metrics",
 }
 
 
@@ -38,7 +45,9 @@ def final_components(components: xr.Dataset, fractions: xr.Dataset) -> xr.Datase
         ``df`` and ``reason`` as in ``components`` (squared units of the metric), and
         ``fraction``, ``fraction_lower`` and ``fraction_upper`` (shares of the total). Over
         (metric): ``step``, ``n_runs``, ``n_models``, ``method``, and ``informative``, true
-        where at least two parts are estimated and the total is not zero.
+        where at least two parts are estimated and the total is not zero. Over (component), of the
+        informative metrics whose share is known: their number ``n_metrics``, and ``fraction_least``,
+        ``fraction_median`` and ``fraction_largest``; NaN where there is none.
 
     Raises
     ------
@@ -82,4 +91,13 @@ def final_components(components: xr.Dataset, fractions: xr.Dataset) -> xr.Datase
     steps = result["step"].where(known, -1)
     result = result.drop_vars("step").assign(step=steps)
     parts = result["fraction"].where(result["part"]).notnull().sum("component")
-    return described(result.assign(informative=parts >= 2), _DOCS)
+    result = result.assign(informative=parts >= 2)
+    return described(result.assign(_over_metrics(result)), _DOCS)
+
+
+def _over_metrics(found: xr.Dataset) -> dict[str, tuple[str, npt.NDArray[Any]]]:
+    """What a component explains of most metrics, which the one that is looked at may be unlike."""
+    share = found["fraction"].where(found["informative"]).transpose("component", "metric").values
+    (least, middle, largest), n = quantiles(share, (0.0, 0.5, 1.0), axis=1)
+    columns = {"n_metrics": n, "fraction_least": least, "fraction_median": middle, "fraction_largest": largest}
+    return {name: ("component", column) for name, column in columns.items()}

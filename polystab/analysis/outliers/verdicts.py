@@ -42,6 +42,7 @@ _DOCS = {
     "kind": "deviates: it left its siblings; diverged: it has infinite values where they have not; empty: no outlier",
     "p_value": "how often a set of runs like these without an outlier has one this far out",
     "q_value": "p_value adjusted for the number of runs in the cube",
+    "p_any_model": "at most how often any of the models judged has a run this far out: p_value times their number",
     "p_rank": "share of the runs, itself included, that are as unlike the others",
     "smallest_p_rank": "the smallest p_rank that so many runs allow",
     "strength": "how far out, in standard deviations of the largest of a set",
@@ -104,12 +105,14 @@ def outlier_runs(
     xarray.Dataset
         Per run (model, seed): ``outlier``, bool; ``kind`` (``deviates``, ``diverged`` or
         empty); ``p_value``, for the whole set of runs, steps and metrics; ``q_value``
-        (Benjamini-Hochberg over the ``n_tests`` runs of the cube, in ``attrs``);
+        (Benjamini-Hochberg over the ``n_tests`` runs of the cube, in ``attrs``); ``p_any_model``
+        (Bonferroni over the ``n_models`` that were judged, each of which has its false alarms);
         ``p_rank``, the conformal rank among the runs; ``strength``; ``group``; ``from_step``,
         ``until_step``; ``n_onsets``; ``judged``; ``ends_at``, ``n_ended``. ``because`` and
         ``because_score`` (model, seed, reason): three metrics. ``onset(model, seed, metric)``.
         Per model: ``n_judged``, ``smallest_p_rank``, ``note``. Steps are -1 and names empty where
-        there is none, p-values NaN where there is no verdict.
+        there is none, p-values NaN where there is no verdict. In ``attrs`` besides: ``smallest_p``, the smallest p-value
+        of so many draws, and ``n_expected_by_chance``, models with an outlier if in truth none has one.
 
     Raises
     ------
@@ -191,6 +194,13 @@ def outlier_runs(
     q_value, n_tests = adjusted_p(result["p_value"].values)
     result["q_value"] = (("model", "seed"), q_value)
     result.attrs["n_tests"] = int(n_tests)
+    n_models = sum(int(model["n_judged"] > 0) for model in models)
+    result["p_any_model"] = (("model", "seed"), np.minimum(result["p_value"].values * n_models, 1.0))
+    result.attrs |= {
+        "n_models": n_models,
+        "n_expected_by_chance": false_alarm * n_models,
+        "smallest_p": 1 / (draws + 1),
+    }
     return described(result, _DOCS)
 
 

@@ -36,7 +36,7 @@ def analyse_networks(cube: xr.Dataset | xr.DataTree, data: xr.Dataset, *, rng: i
     kappa = None
     if found is not None:
         pooled = found["run_kappa"].sel(comparison="all_pairs", task="pooled")
-        kappa = seed_band(_as_cube(pooled, "answer", data))
+        kappa = seed_band(_as_cube(pooled, "answer", "Cohen's kappa", data))
     probes = compression = None
     if isinstance(cube, xr.DataTree) and "probe" in data["family"].values:
         try:
@@ -44,7 +44,9 @@ def analyse_networks(cube: xr.Dataset | xr.DataTree, data: xr.Dataset, *, rng: i
         except AnalysisError:
             probes = None  # probes without codelengths: F1 alone, say
     if probes is not None:
-        compression = seed_band(_as_cube(probes["compression"].stack(probe=("task", "layer")), "probe", data))
+        compression = seed_band(
+            _as_cube(probes["compression"].stack(probe=("task", "layer")), "probe", "compression", data)
+        )
     return Networks(found, kappa, why, notes, probes, compression, _angles(cube, probes, rng))
 
 
@@ -71,7 +73,7 @@ def _angles(cube: xr.Dataset | xr.DataTree, probes: xr.Dataset | None, rng: int)
         return None  # codelengths without the weights of the probes
 
 
-def _as_cube(values: xr.DataArray, along: str, data: xr.Dataset) -> xr.Dataset:
+def _as_cube(values: xr.DataArray, along: str, measure: str, data: xr.Dataset) -> xr.Dataset:
     """Values (model, seed, step, along) with the labels of a cube, so that bands can be made and drawn of them."""
     values = values.transpose("model", "seed", "step", along)
     names: npt.NDArray[np.str_] = np.array(
@@ -84,6 +86,7 @@ def _as_cube(values: xr.DataArray, along: str, data: xr.Dataset) -> xr.Dataset:
     coords = {dim: values[dim].values for dim in ("model", "seed", "step")} | {"metric": names}
     made = xr.Dataset({"value": (DIMS, np.asarray(values.values, np.float64))}, coords=coords)
     blank = np.full(len(names), "", dtype=np.str_)
-    made = made.assign_coords(dict.fromkeys(("family", "subject", "measure", "units", "better"), ("metric", blank)))
+    made = made.assign_coords(dict.fromkeys(("family", "subject", "units", "better"), ("metric", blank)))
+    made = made.assign_coords(measure=("metric", np.full(len(names), measure)))
     parameters = data["n_parameters"].sel(model=coords["model"]).values if "n_parameters" in data.coords else None
     return made if parameters is None else made.assign_coords(n_parameters=("model", parameters))

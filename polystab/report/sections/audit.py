@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from polystab.report.blocks import Block, Bullets, Code, Column, Details, Group, Table, empty, paragraph
@@ -56,7 +57,12 @@ def _findings(findings: Summary, runs: int) -> Iterator[Block]:
 
 
 def _kinds(findings: Summary) -> list[tuple[str, int]]:
-    return [(item["kind"], item["count"]) for item in findings["kinds"] if item["kind"] not in OF_FILES]
+    """Kinds, of whatever severity, with their numbers."""
+    counts: Counter[str] = Counter()
+    for item in findings["kinds"]:
+        if item["kind"] not in OF_FILES:
+            counts[item["kind"]] += item["count"]
+    return list(counts.items())
 
 
 def findings_table(rows: Sequence[Summary], caption: str) -> Table:

@@ -95,5 +95,5 @@ def lead(summary: Summary) -> str:
     )
     return (
         f"{plural(runs, 'run')} of {plural(dims['model'], 'model')}, {steps}, {plural(dims['metric'], 'metric')} ({families}); "
-        f"{count(contents['measured'])} values, {percent(contents['share'])} of the cube's cells."
+        f"{plural(contents['measured'], 'value')}, {percent(contents['share'])} of the cube's cells."
     )

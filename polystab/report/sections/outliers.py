@@ -33,8 +33,8 @@ def _verdicts(verdicts: Summary, judged: int) -> Iterator[Block]:
         if not rows
         else f"{count(len(rows))} {'is an outlier' if len(rows) == 1 else 'are outliers'}"
     )
-    models = sum(model["n_judged"] > 0 for model in verdicts["models"])
-    chance = f", {number(verdicts['false_alarm'] * models, digits=2)} in all {models} models here" if models > 1 else ""
+    models = verdicts["n_models"]
+    chance = f", {number(verdicts['n_expected_by_chance'], digits=2)} in all {models} models here" if models > 1 else ""
     yield paragraph(
         f"{found} of {plural(judged, 'run')} that were judged among the runs of their model. In "
         f"{percent(verdicts['false_alarm'])} of models without an outlier one would be found{chance}. The p-value is for all steps "

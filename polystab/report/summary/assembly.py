@@ -11,6 +11,7 @@ import xarray as xr
 
 from polystab._version import __version__
 from polystab.progress_bars import tracked
+from polystab.redaction import without_secrets_in
 from polystab.report.results.computed import Results, analyse
 from polystab.report.summary.agreement import agreement_summary
 from polystab.report.summary.audit import audit_summary, copies_summary, diverged_summary, findings_summary
@@ -63,7 +64,7 @@ def summarise(
 
 def summary_of(results: Results, *, title: str | None = None, sections: Sequence[str] | None = None) -> Summary:
     """The summary of a cube about which results can be asked for; see :func:`summarise`."""
-    attrs = results.cube.attrs
+    attrs = without_secrets_in(results.cube.attrs)
     wanted = tuple(_NEEDED) if sections is None else tuple(sections)
     # The first sentence of every page is on the contents.
     needed = {"contents", *(part for section in wanted for part in _NEEDED[section])}

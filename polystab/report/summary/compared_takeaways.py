@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 
 from polystab.report.summary.comparison import DIFFER
@@ -98,28 +97,29 @@ def lost(row: Summary, side: str) -> int:
 
 def _open(found: Summary) -> Iterator[tuple[str, str]]:
     """What stays open, and how large a difference would have to be."""
-    unknown = [row for row in found["rows"] if row["verdict"] == "cannot_tell"]
+    undecided = found["undecided"]
     alike = [row for row in found["rows"] if row["verdict"] == "no_larger_difference"]
     if alike:
         text = f"In {plural(len(alike), 'comparison')} a difference of one seed SD or more is ruled out"
         yield "info", f"{text}, e.g. {alike[0]['metric']} (less than {number(alike[0]['margin'], digits=2)})."
-    if not unknown:
+    if not undecided["n_rows"]:
         return
-    text = f"In {plural(len(unknown), 'comparison')} the seeds cannot tell, which is not the same as no difference"
-    known = [row for row in unknown if row["detectable"] and row["detectable_alone"] and row["margin"]]
-    if known:
-        here, there = ([row[f"n_seeds_{side}"] for row in known] for side in ("this", "other"))
-        one, among = (
-            number(statistics.median(row[name] / row["margin"] for row in known), digits=2)
-            for name in ("detectable", "detectable_alone")
+    text = (
+        f"In {plural(undecided['n_rows'], 'comparison')} the seeds cannot tell, which is not the same as no difference"
+    )
+    if undecided["n_known"]:
+        here, there = (_range(undecided, side) for side in ("this", "other"))
+        one, among = (number(undecided[name], digits=2) for name in ("detectable", "detectable_alone"))
+        text += (
+            f": {here} against {there} runs find a difference with {percent(found['power'])} power from about {one} "
         )
-        text += f": {_range(here)} against {_range(there)} runs find a difference with {percent(found['power'])} power from about {one} "
         text += f"seed SDs on in a single test, and from {among} on among so many tests if nothing else differs"
     yield "info", f"{text}."
 
 
-def _range(values: list[int]) -> str:
-    return count(min(values)) if min(values) == max(values) else f"{count(min(values))} to {count(max(values))}"
+def _range(undecided: Summary, side: str) -> str:
+    least, most = (count(undecided[f"n_seeds_{end}_{side}"]) for end in ("least", "most"))
+    return least if least == most else f"{least} to {most}"
 
 
 def _notes(found: Summary) -> Iterator[str]:

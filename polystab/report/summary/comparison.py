@@ -4,7 +4,8 @@
     None without another cube, else ``title`` and ``fingerprint`` of the other; ``level``, ``paired``, ``power``; ``n_tests``;
     ``same`` (every run is on both sides); ``models_alone``, ``metrics_alone`` (number of either cube,
     not compared); ``notes`` (what makes the comparison less than it seems); ``models``: list of
-    ``model``, ``other_model``; ``counts`` by verdict; ``worse``, ``better`` (rows that differ); ``rows``: list, worst first,
+    ``model``, ``other_model``; ``undecided`` (every variable of
+    :func:`polystab.analysis.comparisons.undecided_overview`); ``counts`` by verdict; ``worse``, ``better`` (rows that differ); ``rows``: list, worst first,
     of ``metric``, ``family``, ``units``, ``better``, ``model``, ``other_model`` and every variable of
     :func:`polystab.analysis.compare_cubes`, of which those with two sides end in ``_this`` and ``_other``, codes are words;
     ``picture`` (in words); ``curves``: list of ``metric``, ``model``, ``other_model``, ``picture``.
@@ -18,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.comparisons.kernels import METHODS, REASONS
+from polystab.analysis.comparisons.undecided import undecided_overview
 from polystab.analysis.comparisons.verdicts import CHANGES, VERDICTS
 from polystab.analysis.coverage import fingerprint
 from polystab.plots.describe import describe_curves
@@ -56,6 +58,7 @@ def comparison_summary(results: Results) -> Summary | None:
             {"model": str(model), "other_model": str(other)}
             for model, other in zip(table["model"].values, table["other_model"].values, strict=True)
         ],
+        "undecided": {name: number.item() for name, number in _by_side(undecided_overview(table)).items()},
         "counts": {name: sum(row["verdict"] == name for row in rows) for name in VERDICTS},
         "worse": sum(row["change"] == "worse" for row in differ),
         "better": sum(row["change"] == "better" for row in differ),
@@ -89,14 +92,11 @@ def _rows(table: xr.Dataset) -> list[Summary]:
         ordered_rows,  # it imports matplotlib, which pages without a comparison need not
     )
 
-    columns: dict[str, Any] = {}
     shape = table.sizes["model"], table.sizes["metric"]
-    for name, variable in table.data_vars.items():
-        if "side" in variable.dims:
-            for side in table["side"].values.tolist():
-                columns[f"{name}_{side}"] = variable.sel(side=side).transpose("model", "metric").values
-        else:
-            columns[str(name)] = np.broadcast_to(variable.transpose(..., "metric").values, shape)
+    columns: dict[str, Any] = {
+        name: np.broadcast_to(column.transpose("model", "metric", missing_dims="ignore").values, shape)
+        for name, column in _by_side(table).items()
+    }
     about = {name: table[name].values for name in ("metric", "family", "units", "better")}
     models, others = table["model"].values, table["other_model"].values
     return [
@@ -111,6 +111,17 @@ def _rows(table: xr.Dataset) -> list[Summary]:
         }
         for m, k in ordered_rows(table)
     ]
+
+
+def _by_side(found: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Every variable; one with two sides as two, whose names end in the side."""
+    columns: dict[str, xr.DataArray] = {}
+    for name, variable in found.data_vars.items():
+        if "side" in variable.dims:
+            columns |= {f"{name}_{side}": variable.sel(side=side) for side in found["side"].values.tolist()}
+        else:
+            columns[str(name)] = variable
+    return columns
 
 
 def worsened(found: Summary) -> list[Summary]:

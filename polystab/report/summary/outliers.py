@@ -1,9 +1,9 @@
 """Which runs are outliers, and which stand out.
 
 ``verdicts``
-    ``false_alarm`` (per model), ``smallest_p``, ``n_tests``, ``min_runs``; ``models``: list of ``model``, ``n_judged``,
-    ``smallest_p_rank``, ``note``; ``rows``: list of ``model``, ``seed``, ``kind``, ``p_value``, ``q_value``, ``p_rank``,
-    ``group``, ``from_step``, ``until_step``, ``n_onsets``, ``because`` (list of ``metric``, ``score``), ``leads`` (list of
+    ``false_alarm`` (per model), ``n_models``, ``n_expected_by_chance``, ``smallest_p``, ``n_tests``, ``min_runs``;
+    ``models``: list of ``model``, ``n_judged``, ``smallest_p_rank``, ``note``; ``rows``: list of ``model``, ``seed``,
+    ``kind``, ``p_value``, ``q_value``, ``p_any_model``, ``p_rank``, ``group``, ``from_step``, ``until_step``, ``n_onsets``, ``because`` (list of ``metric``, ``score``), ``leads`` (list of
     ``group``, ``order``, ``first_onset``, ``first_metric``, ``n_onsets``, ``n_metrics``); ``leads_by``;
     ``shared_events``: list of ``model``, ``step``, ``n_metrics``, ``metrics`` (first five), and ``n_shared_events``;
     ``n_glitches`` (cells), ``most_glitches`` (``model``, ``seed``, ``count``, or None).
@@ -56,10 +56,7 @@ def verdicts_summary(judged: Judged) -> Summary:
     notes = found["note"].values.tolist()
     judged_runs = found["n_judged"].values.tolist()
     return {
-        "false_alarm": found.attrs["false_alarm"],
-        "smallest_p": 1 / (found.attrs["draws"] + 1),
-        "n_tests": found.attrs["n_tests"],
-        "min_runs": found.attrs["min_runs"],
+        **{name: found.attrs[name] for name in _VERDICT_ATTRS},
         "models": [
             {"model": model, "n_judged": n, "smallest_p_rank": least, "note": note}
             for model, n, least, note in zip(
@@ -72,7 +69,10 @@ def verdicts_summary(judged: Judged) -> Summary:
     }
 
 
-_VERDICT_COLUMNS = ("kind", "p_value", "q_value", "p_rank", "group", "from_step", "until_step", "n_onsets")
+_VERDICT_ATTRS = ("false_alarm", "n_models", "n_expected_by_chance", "smallest_p", "n_tests", "min_runs")
+_VERDICT_COLUMNS = (
+    "kind", "p_value", "q_value", "p_any_model", "p_rank", "group", "from_step", "until_step", "n_onsets",
+)  # fmt: skip
 
 
 def _worst_first(columns: dict[str, Any], m: int, s: int) -> tuple[bool, float]:

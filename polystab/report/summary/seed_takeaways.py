@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -108,6 +107,7 @@ def _shares(variance: Summary) -> Iterator[Said]:
     if not rows:
         return
     labels = {part["component"]: part["label"] for part in variance["parts"]}
+    over = next(part for part in variance["parts"] if part["component"] == first)
     # Rows come in order of rank. A metric at its ceiling has large shares of nothing, so not the largest share.
     row = next((row for row in rows if row["parts"][first]["fraction_lower"] is not None), rows[0])
     part = row["parts"][first]
@@ -125,10 +125,9 @@ def _shares(variance: Summary) -> Iterator[Said]:
         f"{labels[first].capitalize()} {'explain' if first == 'seed' else 'explains'} {percent(part['fraction'])}{ends} of the spread in "
         f"{row['metric']} at the end of training, {listed(others, 5)}"
     )
-    if len(rows) > 1:
-        shares = [row["parts"][first]["fraction"] for row in rows]
-        low, middle, high = min(shares), statistics.median(shares), max(shares)
-        text += f"; over {plural(len(rows), 'metric')} it is {percent(low)} to {percent(high)}, {percent(middle)} in the median"
+    if over["n_metrics"] > 1:
+        low, middle, high = (over[f"fraction_{which}"] for which in ("least", "median", "largest"))
+        text += f"; over {plural(over['n_metrics'], 'metric')} it is {percent(low)} to {percent(high)}, {percent(middle)} in the median"
     yield ("info", "variance", text + ".")
 
 

@@ -98,31 +98,30 @@ def _findings(findings: Summary) -> Iterator[Takeaway]:
             yield takeaway(level, "audit", f"The audit has {plural(n, said)}, {named}; {first}{rows[0]['evidence']}")
 
 
-def _is_sure(row: Summary, models: int, false_alarm: float) -> bool:
+def _is_sure(row: Summary, false_alarm: float) -> bool:
     """Whether a run is an outlier also if one asks for a false alarm in any model, of which each has its chance."""
-    return row["p_value"] is None or float(row["p_value"]) * models <= false_alarm
+    return row["p_any_model"] is None or bool(row["p_any_model"] <= false_alarm)
 
 
 def _outlier_runs(verdicts: Summary) -> Iterator[Takeaway]:
     """Each outlier run, or that there is none among those judged."""
     rows = [row for row in verdicts["rows"] if row["kind"] != "diverged"]
     judged = sum(model["n_judged"] for model in verdicts["models"])
-    models = sum(model["n_judged"] > 0 for model in verdicts["models"])
     for row in rows[:MAX_OUTLIERS]:
         metrics = listed([item["metric"] for item in row["because"]], 3)
-        sure = _is_sure(row, models, verdicts["false_alarm"])
+        sure = _is_sure(row, verdicts["false_alarm"])
         text = f"{row['model']} seed {row['seed']} {'is' if sure else 'may be'} an outlier"
         if row["from_step"] >= 0:
             text += f" from step {count(row['from_step'])} to {count(row['until_step'])}"
-        among = "" if sure else f" among its siblings, but {models} models were judged"
+        among = "" if sure else f" among its siblings, but {verdicts['n_models']} models were judged"
         text += f" (p = {number(row['p_value'], digits=2)}{among})" + (f", most in {metrics}" if metrics else "")
         yield takeaway("bad" if sure else "warn", "outliers", text + ".")
     if more := rows[MAX_OUTLIERS:]:
         names = listed([f"{row['model']} seed {row['seed']}" for row in more], 5)
-        sure = all(_is_sure(row, models, verdicts["false_alarm"]) for row in more)
+        sure = all(_is_sure(row, verdicts["false_alarm"]) for row in more)
         verb = plural(len(more), "more run is", "more runs are")
         what = "an outlier" if len(more) == 1 else "outliers"
-        level = "bad" if any(_is_sure(row, models, verdicts["false_alarm"]) for row in more) else "warn"
+        level = "bad" if any(_is_sure(row, verdicts["false_alarm"]) for row in more) else "warn"
         yield takeaway(level, "outliers", f"{verb} {'' if sure else 'or may be '}{what}: {names}.")
     if judged and not verdicts["rows"]:
         yield takeaway(

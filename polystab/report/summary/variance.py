@@ -1,7 +1,8 @@
 """Who is responsible for the spread.
 
 ``variance``
-    ``design``, ``confounded``, ``level``; ``parts``: list of ``component``, ``label``, ``meaning``;
+    ``design``, ``confounded``, ``level``; ``parts``: list of ``component``, ``label``, ``meaning``, and of the
+    metrics whose share is informative ``n_metrics``, ``fraction_least``, ``fraction_median``, ``fraction_largest``;
     ``rows``: for every measured metric, in order of rank, ``metric``, ``family``, ``step``, ``n_runs``,
     ``n_models``, ``method``, ``informative`` (at least two parts are known), ``total`` (variance) and
     ``parts``, by component: ``fraction``, ``fraction_lower``, ``fraction_upper``, ``variance``,
@@ -45,7 +46,8 @@ def variance_summary(results: Results) -> Summary:
         "level": at_end.attrs["level"],
         "parts": [
             {"component": name, "label": PARTS[name].label, "meaning": str(meaning)}
-            for name, meaning in zip(names, parts["meaning"].values.tolist(), strict=True)
+            | {column: parts[column].values[i] for column in _OVER_METRICS}
+            for i, (name, meaning) in enumerate(zip(names, parts["meaning"].values.tolist(), strict=True))
         ],
         "rows": rows,
         "pictures": [
@@ -54,4 +56,5 @@ def variance_summary(results: Results) -> Summary:
     }
 
 
+_OVER_METRICS = ("n_metrics", "fraction_least", "fraction_median", "fraction_largest")
 _PART_COLUMNS = ("fraction", "fraction_lower", "fraction_upper", "variance", "estimate", "p", "reason")
