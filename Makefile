@@ -8,7 +8,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help report test quick lint bench cubes docs notebooks fuzz wheel clean
+.PHONY: help report test quick coverage lint bench cubes docs notebooks fuzz wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ test: $(VENV)/test  ## run all tests, and all notebooks
 quick: $(VENV)/test  ## run the tests that take less than a minute together (doctests are in `test`)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow" tests
 
+coverage: $(VENV)/test  ## run them again, and fail if they run less than 90 % of lines and branches (all tests run more)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-fail-under=90 --cov-report=term:skip-covered tests
+
 lint: $(VENV)/test  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +72,4 @@ wheel:  ## build and install the wheel in a fresh environment, and run the quick
 	$(PYTHON) scripts/check_wheel.py --out dist
 
 clean:  ## remove what was made here
-	rm -rf .venv .venv-* report.html site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
+	rm -rf .venv .venv-* report.html site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .coverage
