@@ -31,7 +31,13 @@ MODELS, SEEDS, STEPS = 10, 20, 500
 # Metrics whose curves are segmented (200 runs each), and that are written in the file that is nearly empty.
 CHANGED, WRITTEN = 1, 60
 
-STEPS_OF_WORK = ("info", "validate", "coverage", "fingerprint", "spread", "ranks", "components", "changes", "outliers")
+# Metrics whose curves are fitted, milliseconds each, or that are audited alone.
+FITTED = 40
+
+STEPS_OF_WORK = (
+    *("info", "validate", "coverage", "fingerprint", "spread", "ranks", "components", "changes", "outliers"),
+    *("audit", "audited", "windows", "asymptotes"),
+)
 
 
 def metric_names(n: int) -> list[str]:
@@ -122,6 +128,10 @@ def work(path: str, what: str, whole: bool) -> Any:
             "last components": lambda: ps.variance_components(cube.isel(step=slice(-1, None))),
             "changes": lambda: ps.change_points(cube, metrics=cube["metric"].values[:CHANGED].tolist(), rng=0),
             "outliers": lambda: ps.outlier_scores(cube, keep_scores=False),
+            "audit": lambda: ps.audit_cube(tree),
+            "audited": lambda: analysis.seed_spread(cube, exclude=ps.audit_cube(cube.isel(metric=slice(0, FITTED)))),
+            "windows": lambda: analysis.variance_over_windows(cube),
+            "asymptotes": lambda: analysis.asymptotes(cube.isel(metric=slice(0, FITTED))),
         }[what]()
         return digest(found)
 
@@ -132,7 +142,10 @@ def digest(found: Any) -> str:
 
     seen = hashlib.sha256()
     for name in sorted(map(str, found.data_vars)):
-        seen.update(name.encode() + np.ascontiguousarray(found[name].values).tobytes())
+        values = found[name].values
+        # Of texts an array has the addresses only.
+        values = values.astype(str) if values.dtype == object else values
+        seen.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return seen.hexdigest()
 
 

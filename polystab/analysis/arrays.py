@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from polystab.cube.parts import bytes_of_one
+from polystab.cube.parts import check_fits
 from polystab.cube.specs import DIMS
 
 Floats = npt.NDArray[np.float64]
@@ -22,8 +22,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 def cells(cube: xr.Dataset, name: str = "value") -> Floats:
-    """A variable of a cube as a (model, seed, step, metric) array, read if it was lazy and is not beyond all measure."""
-    bytes_of_one(cube)
+    """A variable of a cube as a (model, seed, step, metric) array, read if it was lazy and memory holds it."""
+    check_fits(cube, name)
     return np.asarray(cube[name].transpose(*DIMS).values, dtype=np.float64)
 
 

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 import numpy as np
 import xarray as xr
 
+from polystab.analysis.audit.exclude import leave_out
 from polystab.analysis.audit.runs import COPIES, duplicate_runs
 from polystab.analysis.options import Rng
 from polystab.cube.parts import metric_slices
@@ -22,6 +23,10 @@ from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube
 
 P = ParamSpec("P")
+
+# Bytes of values that some analyses take at a time, of small cubes too. They are made of products of matrices,
+# whose last digits depend on what else is in them: so what is in them depends on nothing but the cube.
+FIXED_BYTES = 2**24
 
 
 def metric_parts(
@@ -75,7 +80,14 @@ def with_copies(cube: xr.Dataset) -> xr.Dataset:
     return cube if all(name in cube.data_vars for name in COPIES) else cube.assign(duplicate_runs(cube).data_vars)
 
 
-def in_parts(function: Callable[..., xr.Dataset], cube: xr.Dataset, *, multiple: int = 1, **chance: Any) -> xr.Dataset:
+def in_parts(
+    function: Callable[..., xr.Dataset],
+    cube: xr.Dataset,
+    *,
+    multiple: int = 1,
+    max_bytes: int | None = None,
+    **chance: Any,
+) -> xr.Dataset:
     """What a function says of a cube, asked part by part where the cube is large.
 
     Parameters
@@ -87,6 +99,8 @@ def in_parts(function: Callable[..., xr.Dataset], cube: xr.Dataset, *, multiple:
     multiple : int, optional
         The function itself goes on by so many metrics at a time, and its last digits may depend on which these are:
         so parts begin at multiples of it.
+    max_bytes : int, optional
+        Of the values of a part, as float64; 64 MiB by default.
     **chance : rng=int, numpy.random.Generator or None
         If given, the function gets it as well, the same for every part.
 
@@ -95,13 +109,17 @@ def in_parts(function: Callable[..., xr.Dataset], cube: xr.Dataset, *, multiple:
     xarray.Dataset
         As if the function had been given all of it.
     """
-    n = len(metric_slices(cube, multiple=multiple))
+    n = len(metric_slices(cube, multiple=multiple, max_bytes=max_bytes))
     if n == 1:
         return function(cube, **chance)
     options = [{name: rng} for name in chance for rng in _same(chance[name], n)] or [{}] * n
-    return joined(
-        [function(part, **option) for part, option in zip(metric_parts(cube, multiple=multiple), options, strict=True)]
-    )
+    parts = metric_parts(cube, multiple=multiple, max_bytes=max_bytes)
+    return joined([function(part, **option) for part, option in zip(parts, options, strict=True)])
+
+
+def in_fixed_parts(function: Callable[[xr.Dataset], xr.Dataset], cube: xr.Dataset) -> xr.Dataset:
+    """:func:`in_parts` for analyses whose last digits depend on the parts: the same ones, however much memory there is."""
+    return in_parts(function, cube, max_bytes=FIXED_BYTES)
 
 
 def by_metric(
@@ -109,8 +127,8 @@ def by_metric(
 ) -> Callable[[Callable[P, xr.Dataset]], Callable[P, xr.Dataset]]:
     """Let an analysis that goes metric by metric work in parts of a large cube: see :func:`in_parts`.
 
-    The cube comes first, everything else is a keyword. What an audit says (``exclude``) is about the whole cube,
-    so with it the analysis works on that.
+    The cube comes first, everything else is a keyword. What an audit says (``exclude``) is about the whole cube:
+    it is made first, and every part is without what it takes out.
 
     Parameters
     ----------
@@ -121,13 +139,13 @@ def by_metric(
     def decorated(function: Callable[P, xr.Dataset]) -> Callable[P, xr.Dataset]:
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> xr.Dataset:
-            if len(args) != 1 or kwargs.get("exclude") is not None:
+            if len(args) != 1:
                 return function(*args, **kwargs)
-            cube = as_cube(args[0])  # type: ignore[arg-type]
+            cube, left_out = leave_out(args[0], kwargs.pop("exclude", None))  # type: ignore[arg-type]
             if not set(DIMS) <= set(cube.dims):
                 return function(*args, **kwargs)
             width = 1 if multiple is None else multiple(cube)
-            return in_parts(functools.partial(function, **kwargs), cube, multiple=width)
+            return in_parts(functools.partial(function, **kwargs), cube, multiple=width).assign_attrs(left_out)
 
         return wrapper
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -92,10 +94,50 @@ def bytes_of_one(cube: xr.Dataset) -> int:
     return each
 
 
-def value_parts(cube: xr.Dataset, name: str = "value") -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    """A variable of a cube part by part, (model, seed, step, metric), each with its positions along ``metric``."""
+def check_fits(cube: xr.Dataset, name: str = "value") -> None:
+    """Raise before a variable is read at once that memory does not hold, nor what is made of it.
+
+    Raises
+    ------
+    CubeTooLargeError
+        One metric, or all together twice, are more than there is.
+    """
+    bytes_of_one(cube)
+    if cube[name].variable._in_memory:
+        return
+    needed, most = 2 * 8 * cube[name].size, memory()
+    if needed > most:
+        raise CubeTooLargeError(
+            f"to have all of the cube in memory and work on it takes {needed / 2**30:,.1f} GiB or more, and there are "
+            f"{most / 2**30:,.1f} GiB. This needs all values at once: select metrics first, e.g. "
+            "cube.isel(metric=slice(0, 200))."
+        )
+
+
+def memory() -> int:
+    """Bytes of memory that the machine has, or that this process may use if that is less."""
+    found = [2**62]
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ImportError):
+        import resource
+
+        limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+        found += [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    return min(number for number in found if number > 0)
+
+
+def value_parts(
+    cube: xr.Dataset, name: str = "value", *, wanted: npt.NDArray[np.bool_] | None = None
+) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    """A variable of a cube part by part, (model, seed, step, metric), each with its positions along ``metric``.
+
+    Parts without a ``wanted`` metric are passed over.
+    """
     slices = metric_slices(cube, name=name)
     for place in slices:
+        if wanted is not None and not wanted[place].any():
+            continue
         # All of a small cube is kept in memory once it was read; a part is a variable of its own, and is not.
         part = cube[name] if len(slices) == 1 else cube[name].isel(metric=place)
         yield place, np.asarray(part.transpose(*DIMS).values, dtype=np.float64)

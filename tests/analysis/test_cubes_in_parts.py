@@ -43,6 +43,26 @@ def cube_with_gaps() -> xr.Dataset:
     )
 
 
+def with_faults(cube: xr.Dataset) -> xr.Dataset:
+    """The cube with most of what an audit looks for: copies of all kinds, impossible values, holes, shots that change."""
+    value = cube["value"].values.copy()
+    value[0, 1, :7] = value[0, 0, :7]
+    value[0, 2, 3:12, 4:6] = value[0, 0, 3:12, 4:6]
+    value[1, 1, 6] = value[1, 1, 5]
+    value[1, 2, 9] = value[1, 2, 2]
+    value[1, 3, 6:] = value[1, 1, :8]
+    value[2, 0, 8:, ::2] = value[2, 0, :6, ::2]
+    value[2, 1, 10:] = np.nan
+    value[2, 3, 2:6, 7] = np.nan
+    value[0, 4, 2, 1] = -3.0
+    value[2, 4, ::2, 2] = value[2, 4, 1::2, 6] = np.nan
+    measures = ["loss" if k % 2 else "acc" for k in range(9)]
+    names = [f"eval/task{k % 4}/{measure}" for k, measure in enumerate(measures)]
+    named = cube.assign(value=(DIMS, value)).assign_coords(measure=("metric", measures))
+    shots = {"subject": ("metric", [name.split("/")[1] for name in names]), "shots": ("metric", np.arange(9) // 4)}
+    return named.assign_coords(shots)
+
+
 def in_three(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PART_BYTES", 3 * METRIC_BYTES)
 
@@ -89,6 +109,15 @@ SLOW: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
         cube, method="reference", reference=cube.isel(seed=slice(1, None), metric=slice(None, None, 2))
     ),
     "permutation_test": lambda cube: an.permutation_test(cube, n_permutations=49, rng=1),
+    "asymptotes": an.asymptotes,
+    "forecast_final": lambda cube: an.forecast_final(cube, at=0.5),
+    "variance_over_windows": an.variance_over_windows,
+    "audit_cube": an.audit_cube,
+    "audit_cube of faults": lambda cube: an.audit_cube(with_faults(cube)),
+    "without_excluded": lambda cube: an.without_excluded(cube, an.audit_cube(with_faults(cube))),
+    "curve_peaks": lambda cube: an.curve_peaks(cube, rng=0),
+    "curve_consistency": lambda cube: an.curve_consistency(cube, n_draws=19, rng=0),
+    "seed_spread but for what an audit excludes": lambda cube: an.seed_spread(with_faults(cube), exclude="audit"),
     "change_points": lambda cube: ps.change_points(cube, rng=0),
     "change_points of lines": lambda cube: ps.change_points(cube, cost="linear", metrics=names(cube)[1:8], rng=2),
 }
@@ -134,6 +163,15 @@ def test_variance_components_are_the_same_in_parts(name: str, block: int, monkey
     equal(whole, ps.variance_components(cube, **COMPONENTS[name]))
 
 
+@pytest.mark.slow
+def test_variance_components_but_for_what_is_excluded_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "_BLOCK", 15 * 5)
+    cube = with_faults(cube_with_gaps())
+    whole = ps.variance_components(cube, exclude="audit")
+    in_three(monkeypatch)
+    equal(whole, ps.variance_components(cube, exclude="audit"))
+
+
 def test_the_fingerprint_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     cube = cube_with_gaps()
     whole = an.fingerprint(cube)
@@ -152,6 +190,19 @@ def test_a_file_is_read_in_parts_and_not_kept_in_memory(tmp_path: Path, monkeypa
         assert not cube.variables["stderr"]._in_memory
 
 
+def test_what_takes_all_values_at_once_says_so_before_it_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ps.save_cube(cube_with_gaps(), tmp_path / "cube.nc")
+    in_three(monkeypatch)
+    monkeypatch.setattr(parts, "memory", lambda: 9 * METRIC_BYTES)
+    with (
+        ps.open_cube(tmp_path / "cube.nc") as cube,
+        pytest.raises(CubeTooLargeError, match="select metrics first"),
+    ):
+        ps.outlier_runs(cube)
+
+
 def test_a_tree_is_taken_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     cube = cube_with_gaps()
     in_three(monkeypatch)
@@ -163,6 +214,47 @@ def test_a_cube_is_not_changed_by_being_taken_in_parts(monkeypatch: pytest.Monke
     in_three(monkeypatch)
     an.seed_spread(cube)
     equal(cube, cube_with_gaps())
+
+
+@pytest.mark.slow
+def test_an_audit_of_parts_finds_faults_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_three(monkeypatch)
+    kinds = set(an.audit_cube(with_faults(cube_with_gaps()))["kind"].values.tolist())
+    assert kinds >= {
+        *("identical-until", "identical-stretch", "frozen-checkpoint", "copied-checkpoint", "shifted-values"),
+        *("repeated-stretch", "impossible-value", "diverged", "ends-early", "coverage-hole", "mixed-shots"),
+    }
+
+
+FIXED = ["asymptotes", "curve_peaks", "curve_consistency", "forecast_final", "variance_over_windows"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIXED)
+def test_metrics_say_the_same_among_few_and_many(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = {"rng": 0} if name.startswith("curve") else {}
+    analysis, cube = getattr(an, name), cube_with_gaps()
+    whole = analysis(cube, **chance)
+    monkeypatch.setattr(chunked, "FIXED_BYTES", 2 * METRIC_BYTES)
+    xr.testing.assert_allclose(whole, analysis(cube, **chance), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_is_left_out_of_a_file_is_not_read_before_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty = cube_with_gaps()
+    ps.save_cube(faulty.assign(value=with_faults(faulty)["value"]), tmp_path / "cube.nc")
+    in_three(monkeypatch)
+    with ps.open_cube(tmp_path / "cube.nc") as cube:
+        findings = an.audit_cube(cube)
+        kept = an.without_excluded(cube, findings)
+        assert not kept.variables["value"]._in_memory
+        assert not cube.variables["value"]._in_memory
+        excluded = an.excluded_cells(cube, findings)
+        some = {"model": [2, 0], "step": slice(1, 9, 2), "metric": 4}
+        expected = cube["value"].where(~excluded).isel(some)
+        np.testing.assert_array_equal(kept["value"].isel(some).values, expected.values)
 
 
 def coarse_copies() -> xr.Dataset:

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from polystab.analysis.arrays import Bools, Floats, Ints
-from polystab.analysis.audit.equality import Codes, codes, comparisons, stretches, varied
+from polystab.analysis.audit.equality import Codes, codes, comparisons, stretches_where, varied
 from polystab.analysis.audit.findings import Finding, Labels, counted, listed_steps
-from polystab.analysis.audit.runs import MIN_DISTINCT, hashed
+from polystab.analysis.audit.rows import GRAIN, Alike, Different, Rows, first_equal, measured_steps
+from polystab.analysis.audit.runs import MIN_DISTINCT
 
 # How often a cube without copies may show one.
 CHANCE = 1e-6
@@ -36,12 +37,12 @@ class Stretch(NamedTuple):
     ends: bool
 
 
-def shared_stretches(values: Floats, model_of: Ints) -> list[Stretch]:
+def shared_stretches(values: Floats | Rows, model_of: Ints) -> list[Stretch]:
     """Every stretch over which one run repeats another.
 
     Parameters
     ----------
-    values : (run, step, metric) array
+    values : (run, step, metric) array or Rows
         Finite, or NaN for not measured.
     model_of : (run,) array of int
         Runs of one model agree by chance more often than others.
@@ -51,85 +52,131 @@ def shared_stretches(values: Floats, model_of: Ints) -> list[Stretch]:
     list of Stretch
         Of whole checkpoints, then of single metrics that these do not explain.
     """
-    if len(values) < 2:
+    rows = values if isinstance(values, Rows) else Rows.of(values)
+    if rows.n_run < 2:
         return []
     # Runs that are equal in every cell are set aside, so that many copies cost no more than one.
-    first = _first_equal(values)
-    own = np.flatnonzero(first == np.arange(len(values)))
-    stretches, weights = _stretches(values[own], model_of[own])
+    first = first_equal(rows)
+    own = np.flatnonzero(first == np.arange(rows.n_run))
+    stretches, weights = _stretches(rows.take(own) if len(own) < rows.n_run else rows, model_of[own])
     found = [s._replace(a=int(own[s.a]), b=int(own[s.b])) for s in stretches]
-    enough = np.log(len(values) * (len(values) - 1) / 2 * values.shape[1] / CHANCE)
-    for b in np.flatnonzero(first != np.arange(len(values))).tolist():
-        known = ~np.isnan(values[b])
-        weight = np.broadcast_to(weights, known.shape)[known].sum()
-        if weight < enough or not varied(values[b][known]):
-            continue
-        steps = tuple(np.flatnonzero(known.any(axis=1)).tolist())
-        found.append(Stretch(int(first[b]), b, steps, None, True, True))
-    return found
+    return found + _equal_runs(rows, first, weights, _enough(rows))
 
 
-def _first_equal(values: Floats) -> Ints:
-    """For each run the first one that is equal to it in every cell."""
-    first: Ints = np.arange(len(values))
-    seen: dict[int, int] = {}
-    for number, (key, run) in enumerate(zip(hashed(values.reshape(len(values), -1)).tolist(), values, strict=True)):
-        other = seen.setdefault(key, number)
-        if np.array_equal(values[other], run, equal_nan=True):
-            first[number] = other
-    return first
+def _enough(rows: Rows) -> float:
+    """Weight that agreement has by chance once in so many cubes."""
+    return float(np.log(rows.n_run * (rows.n_run - 1) / 2 * rows.n_step / CHANCE))
 
 
-def _stretches(values: Floats, model_of: Ints) -> tuple[list[Stretch], Floats]:
+def _equal_runs(rows: Rows, first: Ints, weights: Floats, enough: float) -> list[Stretch]:
+    """Runs that are equal to their first in every cell, if that is no coincidence."""
+    copies = np.flatnonzero(first != np.arange(rows.n_run)).tolist()
+    weight, steps = dict.fromkeys(copies, 0.0), {b: np.zeros(rows.n_step, dtype=bool) for b in copies}
+    different = {b: Different() for b in copies}
+    for metrics, values in rows if copies else ():
+        for b in copies:
+            known = ~np.isnan(values[b])
+            count = known.sum(axis=0)
+            weight[b] += float(np.sum(count * weights[metrics], where=count > 0))
+            steps[b] |= known.any(axis=1)
+            different[b].add(values[b][known])
+    return [
+        Stretch(int(first[b]), b, tuple(np.flatnonzero(steps[b]).tolist()), None, True, True)
+        for b in copies
+        if weight[b] >= enough and different[b].enough
+    ]
+
+
+def _stretches(rows: Rows, model_of: Ints) -> tuple[list[Stretch], Floats]:
     """The stretches of runs that are not equal throughout, and the weight of a cell of each metric."""
-    n_run, n_step, n_metric = values.shape
-    if n_run < 2:
-        return [], np.full(n_metric, np.inf)
-    known, coded = ~np.isnan(values), codes(values)
-    agreeing, weights = _agreement(values, known, coded, model_of)
-    enough = np.log(n_run * (n_run - 1) / 2 * n_step / CHANCE)
-    whole = list(_whole_checkpoints(values, known, agreeing, weights, enough))
-    parts = list(_single_metrics(values, known, coded, weights, enough + np.log(n_metric), whole))
-    return whole + parts, weights
+    if rows.n_run < 2:
+        return [], np.full(rows.n_metric, np.inf)
+    alike = Alike([np.flatnonzero(there) for there in measured_steps(rows).T])
+    for _, values in rows:
+        for step in range(rows.n_step):
+            alike.add(step, values[:, step])
+    agreeing = _agreeing(alike, rows.n_step)
+    weights = _weights(rows, _copies(rows, alike, agreeing), model_of)
+    enough = _enough(rows)
+    whole = _whole_checkpoints(rows, alike, agreeing, weights, enough)
+    return whole + _single_metrics(rows, weights, enough + np.log(rows.n_metric), whole), weights
+
+
+def _agreeing(alike: Alike, n_step: int) -> dict[tuple[int, int], list[int]]:
+    """Per pair of runs the steps at which all they both have is equal."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for step in range(n_step):
+        for a, b in alike.pairs(step).tolist():
+            found[a, b].append(step)
+    return dict(sorted(found.items()))
+
+
+def _copies(rows: Rows, alike: Alike, agreeing: dict[tuple[int, int], list[int]]) -> Bools:
+    """(run, run): pairs that agree wherever they meet, in enough different numbers."""
+    whole = {pair: Different() for pair, steps in agreeing.items() if len(steps) == alike.met(*pair).sum()}
+    for _, values in rows if whole else ():
+        known = ~np.isnan(values)
+        for (a, b), different in whole.items():
+            if not different.enough:
+                different.add(values[a][known[a] & known[b]])
+    copies: Bools = np.zeros((rows.n_run, rows.n_run), dtype=bool)
+    for pair, different in whole.items():
+        copies[pair] = different.enough
+    return copies
+
+
+def _weights(rows: Rows, copies: Bools, model_of: Ints) -> Floats:
+    """What an equal cell of each metric weighs, ``-ln p``."""
+    n_metric = rows.n_metric
+    # Agreements by chance and comparisons per metric, of runs of one model and of all runs.
+    agreed, compared = np.zeros((2, n_metric)), np.zeros((2, n_metric))
+    persistence = np.zeros(n_metric)
+    for metrics, values in rows:
+        known, coded = ~np.isnan(values), codes(values)
+        some = (coded.max(axis=0) < len(values)).any(axis=0)
+        # Most metrics are fine enough that no two runs ever agree.
+        for row, groups in enumerate(([model_of == m for m in np.unique(model_of)], [model_of >= 0])):
+            for group in groups:
+                n = known[group][..., ~some].sum(axis=0)
+                compared[row, metrics[~some]] += (n * (n - 1) // 2).sum(axis=0)
+        own = metrics[some]
+        agreed[:, own], compared[:, own], persistence[own] = _agreement(
+            values[..., some], known[..., some], coded[..., some], copies, model_of
+        )
+    # A metric with few comparisons is taken to be like the others.
+    pooled = (agreed.sum(axis=1, keepdims=True) + 0.5) / (compared.sum(axis=1, keepdims=True) + 1)
+    rates = np.where(compared > 0, (agreed + pooled) / (compared + 1), pooled[1])
+    rates = np.maximum(rates.max(axis=0), persistence)
+    return np.asarray(GRAIN * np.round(-np.log(np.minimum(rates, 1.0)) / GRAIN))
 
 
 def _agreement(
-    values: Floats, known: Bools, coded: Codes, model_of: Ints
-) -> tuple[dict[tuple[int, int], list[int]], Floats]:
-    """Per pair of runs the steps at which all they both have is equal, and the weight of an equal cell of each metric."""
+    values: Floats, known: Bools, coded: Codes, copies: Bools, model_of: Ints
+) -> tuple[Floats, Floats, Floats]:
+    """Per metric: agreements by chance and comparisons, of runs of one model and of all; how often agreement goes on."""
     n_metric = values.shape[2]
-    agreeing: dict[tuple[int, int], list[int]] = {}
-    # Agreements by chance and comparisons per metric, of runs of one model and of all runs.
     agreed, compared = np.zeros((2, n_metric)), np.zeros((2, n_metric))
     often: Bools = np.zeros(n_metric, dtype=bool)
     ended, going_on = np.zeros((2, n_metric))
-    for a, others, equal, common in comparisons(coded, known):
-        same = (equal == common).all(axis=2) & common.any(axis=2)
-        copies = np.zeros(len(others), dtype=bool)
-        n_same = same.sum(axis=1)
-        for i in np.flatnonzero(n_same).tolist():
-            agreeing[a, int(others[i])] = np.flatnonzero(same[i]).tolist()
-            whole = n_same[i] == common[i].any(axis=1).sum()
-            copies[i] = whole and varied(values[a][common[i]])
+    for a, others, equal, common in comparisons(coded, known) if n_metric else ():
         n_equal, n_common = equal.sum(axis=1), common.sum(axis=1)
         often |= (n_equal >= MIN_DISTINCT).any(axis=0)
         # A copy agrees over one stretch, or two; what pairs with more of them do but for their longest is chance.
-        length, n_stretch = stretches(equal, common)
+        length, n_stretch = stretches_where(n_equal >= LOOSE, equal, common)
         loose = n_stretch >= LOOSE
         ended += np.sum(n_stretch - 1, axis=0, where=loose)
         going_on += np.sum(n_equal - length - n_stretch + 1, axis=0, where=loose)
         # Runs that agree most of the time are the copies looked for, not chance.
-        chance = ((2 * n_equal <= n_common) | (n_equal == 1)) & ~copies[:, None]
+        chance = ((2 * n_equal <= n_common) | (n_equal == 1)) & ~copies[a, others][:, None]
         related = model_of[others] == model_of[a]
         for row, mine in enumerate((related[:, None] & chance, chance)):
             agreed[row] += n_equal.sum(axis=0, where=mine)
             compared[row] += n_common.sum(axis=0, where=mine)
-    # A metric with few comparisons is taken to be like the others.
-    pooled = (agreed.sum(axis=1, keepdims=True) + 0.5) / (compared.sum(axis=1, keepdims=True) + 1)
-    rates = np.where(compared > 0, (agreed + pooled) / (compared + 1), pooled[1])
-    persistence = np.maximum(_persistence(values), _share(going_on, ended + going_on))
-    rates = np.maximum(rates.max(axis=0), np.where(often, persistence, 0.0))
-    return agreeing, np.asarray(-np.log(np.minimum(rates, 1.0)))
+    persistence = np.zeros(n_metric)
+    if often.any():
+        late = _persistence(values[..., often])
+        persistence[often] = np.maximum(late, _share(going_on, ended + going_on)[often])
+    return agreed, compared, persistence
 
 
 # Agreements from which it is told how often the next value agrees too, and runs that are compared for it.
@@ -158,22 +205,34 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 
 def _whole_checkpoints(
-    values: Floats, known: Bools, agreeing: dict[tuple[int, int], list[int]], weights: Floats, enough: float
-) -> Iterator[Stretch]:
+    rows: Rows, alike: Alike, agreeing: dict[tuple[int, int], list[int]], weights: Floats, enough: float
+) -> list[Stretch]:
     """Stretches over which all metrics that both runs have agree."""
-    kept: dict[int, list[tuple[int, set[int]]]] = defaultdict(list)
-    for (a_run, b_run), agreed in sorted(agreeing.items()):
-        both = known[a_run] & known[b_run]
-        if both[agreed].sum(axis=0) @ weights < enough:
+    weight = {pair: np.zeros(len(steps)) for pair, steps in agreeing.items()}
+    for metrics, values in rows if agreeing else ():
+        known = ~np.isnan(values)
+        for (a, b), steps in agreeing.items():
+            weight[a, b] += (known[a][steps] & known[b][steps]) @ weights[metrics]
+    found: dict[Stretch, Different] = {}
+    for (a, b), steps in agreeing.items():
+        if weight[a, b].sum() < enough:
             continue
-        common_steps = np.flatnonzero(both.any(axis=1))
-        for steps in _runs_of(common_steps, agreed):
-            if any(set(steps) <= other for _, other in kept[b_run]):
-                continue  # the run is said to repeat an earlier one there already
-            if both[steps].sum(axis=0) @ weights < enough or not varied(values[a_run][steps][both[steps]]):
-                continue
-            kept[b_run].append((a_run, set(steps)))
-            yield Stretch(a_run, b_run, tuple(steps), None, steps[0] == common_steps[0], steps[-1] == common_steps[-1])
+        common = np.flatnonzero(alike.met(a, b))
+        for part in _runs_of(common, steps):
+            if weight[a, b][np.isin(steps, part)].sum() >= enough:
+                found[Stretch(a, b, tuple(part), None, part[0] == common[0], part[-1] == common[-1])] = Different()
+    for _, values in rows if found else ():
+        for stretch, different in found.items():
+            if not different.enough:
+                one, other = (values[run][list(stretch.steps)] for run in (stretch.a, stretch.b))
+                different.add(one[~np.isnan(one) & ~np.isnan(other)])
+    kept: list[Stretch] = []
+    for stretch, different in found.items():
+        # The run may be said to repeat an earlier one there already.
+        said = any(other.b == stretch.b and set(stretch.steps) <= set(other.steps) for other in kept)
+        if different.enough and not said:
+            kept.append(stretch)
+    return kept
 
 
 def _runs_of(grid: Ints, wanted: list[int]) -> list[list[int]]:
@@ -183,89 +242,110 @@ def _runs_of(grid: Ints, wanted: list[int]) -> list[list[int]]:
     return [part.tolist() for part in np.split(np.asarray(wanted), cuts)]
 
 
-def _single_metrics(
-    values: Floats, known: Bools, coded: Codes, weights: Floats, enough: float, whole: list[Stretch]
-) -> Iterator[Stretch]:
+def _single_metrics(rows: Rows, weights: Floats, enough: float, whole: list[Stretch]) -> list[Stretch]:
     """Stretches of some metrics only, metrics with the same stretch together."""
     needed = np.maximum(MIN_DISTINCT, np.ceil(enough / np.maximum(weights, 1e-9)))
-    able = np.flatnonzero(needed <= values.shape[1])
-    if not len(able):
-        return
-    values, known, needed = values[:, :, able], known[:, :, able], needed[able]
     # What a run is said to repeat already is not said again.
-    said: Bools = np.zeros(values.shape, dtype=bool)
+    repeated: Bools = np.zeros((rows.n_run, rows.n_step), dtype=bool)
     for stretch in whole:
-        said[stretch.b, list(stretch.steps)] = True
-    grouped: dict[tuple[int, int, tuple[int, ...], bool, bool], list[int]] = defaultdict(list)
-    for a, others, equal, common in comparisons(coded[:, :, able], known):
-        long = (stretches(equal, common)[0] >= needed) & (equal & ~said[others]).any(axis=1)
+        repeated[stretch.b, list(stretch.steps)] = True
+    grouped: dict[Stretch, list[int]] = defaultdict(list)
+    for metrics, values in rows:
+        able = needed[metrics] <= rows.n_step
+        for stretch, k in _in_metrics(values[..., able], needed[metrics[able]], repeated):
+            grouped[stretch].append(int(metrics[able][k]))
+    return [
+        stretch._replace(metrics=tuple(grouped[stretch])) for stretch in sorted(grouped, key=lambda s: (*s[:3], *s[4:]))
+    ]
+
+
+def _in_metrics(values: Floats, needed: Floats, repeated: Bools) -> Iterator[tuple[Stretch, int]]:
+    """Stretches of each metric of a part, with its place in the part."""
+    coded = codes(values)
+    some = np.flatnonzero((coded.max(axis=0, initial=0) < len(values)).any(axis=0))
+    values, coded, needed = values[..., some], coded[..., some], needed[some]
+    said: Bools = np.broadcast_to(repeated[..., None], values.shape).copy()
+    for a, others, equal, common in comparisons(coded, ~np.isnan(values)) if len(some) else ():
+        long = stretches_where(equal.sum(axis=1) >= needed, equal, common)[0] >= needed
+        if long.any():
+            long &= (equal & ~said[others]).any(axis=1)
         for i, k in np.argwhere(long).tolist():
             b, grid = int(others[i]), np.flatnonzero(common[i, :, k])
             for steps in _runs_of(grid, np.flatnonzero(equal[i, :, k]).tolist()):
                 if len(steps) < needed[k] or said[b, steps, k].all() or not varied(values[a, steps, k]):
                     continue
                 said[b, steps, k] = True
-                grouped[a, b, tuple(steps), steps[0] == grid[0], steps[-1] == grid[-1]].append(int(able[k]))
-    for (a_run, b_run, steps_, starts, ends), metrics in grouped.items():
-        yield Stretch(a_run, b_run, steps_, tuple(metrics), starts, ends)
+                yield Stretch(a, b, tuple(steps), None, steps[0] == grid[0], steps[-1] == grid[-1]), int(some[k])
 
 
-def copy_findings(values: Floats, labels: Labels, weight_seed: Ints | None = None) -> list[Finding]:
+def copy_findings(rows: Rows, labels: Labels, weight_seed: Ints | None = None) -> list[Finding]:
     """Findings on runs that repeat others.
 
     Parameters
     ----------
-    values : (model, seed, step, metric) array
-        Finite, or NaN.
+    rows : Rows
+        Of the cube.
     labels : Labels
         Of the cube.
     weight_seed : (model, seed) array of int, optional
         Runs with one initialisation may share step 0.
     """
-    _, n_seed, n_step, n_metric = values.shape
-    there = np.flatnonzero(~np.isnan(values).all(axis=(2, 3)).reshape(-1))
-    rows = values.reshape(-1, n_step, n_metric)[there]
-    found = []
-    for stretch in shared_stretches(rows, there // n_seed):
-        a, b = int(there[stretch.a]), int(there[stretch.b])
+    said = [_Said(stretch, rows) for stretch in shared_stretches(rows, rows.chosen // len(labels.seeds))]
+    for metrics, values in rows if said else ():
+        for one in said:
+            one.add(metrics, values)
+    return [one.finding(rows, labels, weight_seed) for one in said]
+
+
+class _Said:
+    """What is said of a stretch, gathered metrics after metrics."""
+
+    def __init__(self, stretch: Stretch, rows: Rows) -> None:
+        self.stretch, self.n_cells, self.constant = stretch, 0, True
+        self.both, self.other = np.zeros((2, rows.n_step), dtype=bool)
+        self.metrics = np.ones(rows.n_metric, dtype=bool)
+        if stretch.metrics is not None:
+            self.metrics[:] = False
+            self.metrics[list(stretch.metrics)] = True
+
+    def add(self, metrics: Ints, values: Floats) -> None:
+        mine, steps = self.metrics[metrics], list(self.stretch.steps)
+        one, other = values[self.stretch.a][:, mine], values[self.stretch.b][:, mine]
+        both = ~np.isnan(one) & ~np.isnan(other)
+        self.n_cells += int(both[steps].sum())
+        self.both |= both.any(axis=1)
+        self.other |= (~np.isnan(other)).any(axis=1)
+        first = one[steps]
+        self.constant &= bool(((first == first[0]) | np.isnan(first)).all())
+
+    def finding(self, rows: Rows, labels: Labels, weight_seed: Ints | None) -> Finding:
+        stretch = self.stretch
+        a, b = int(rows.chosen[stretch.a]), int(rows.chosen[stretch.b])
         starts = None if weight_seed is None else weight_seed.reshape(-1)[[a, b]].tolist()
-        found.append(_finding(stretch, rows, a, b, labels, starts))
-    return found
-
-
-def _finding(stretch: Stretch, rows: Floats, a: int, b: int, labels: Labels, starts: list[int] | None) -> Finding:
-    metrics = range(rows.shape[2]) if stretch.metrics is None else stretch.metrics
-    one, other = rows[stretch.a][:, metrics], rows[stretch.b][:, metrics]
-    steps = [labels.steps[t] for t in stretch.steps]
-    first = one[list(stretch.steps)]
-    only_start = stretch.starts and not stretch.ends and steps[0] == 0 and bool(
-        ((first == first[0]) | np.isnan(first)).all()
-    )  # fmt: skip
-    both = ~np.isnan(one) & ~np.isnan(other)
-    severity = ""
-    n_cells = int(both[list(stretch.steps)].sum())
-    what = "" if stretch.metrics is None else f" in {len(stretch.metrics)} of {rows.shape[2]:,} metrics"
-    said = f"{labels.name(b)} has the values of {labels.name(a)} at {listed_steps(steps)}{what}"
-    tail = f" ({counted(n_cells, 'cell')}, equal to the last bit)."
-    if only_start:
-        kind = "same-start"
-        if starts is not None and min(starts) >= 0 and starts[0] != starts[1]:
-            severity = "warning"
-            tail = tail[:-1] + ", though weight_seed says that they start differently."
-    elif stretch.starts and stretch.ends:
-        kind = "identical-run"
-        more = int((~np.isnan(other)).any(axis=1).sum()) - len(steps)
-        tail = tail[:-1] + (", wherever both are measured." if more > 0 else ", from first to last.")
-    elif stretch.starts:
-        kind = "identical-until"
-        after = next(t for t in range(stretch.steps[-1] + 1, len(both)) if both[t].any())
-        tail = tail[:-1] + f"; they differ from step {labels.steps[after]} on."
-    else:
-        kind = "identical-stretch"
-        tail = tail[:-1] + ", and others before."
-    # Where the name is right cannot be told from values; what comes first in the cube stays.
-    (model, seed), (other_model, other_seed) = labels.run(b), labels.run(a)
-    return Finding(
-        kind, said + tail, model, seed, other_model, other_seed,
-        steps=stretch.steps, metrics=stretch.metrics, severity=severity,
-    )  # fmt: skip
+        steps = [labels.steps[t] for t in stretch.steps]
+        severity = ""
+        what = "" if stretch.metrics is None else f" in {len(stretch.metrics)} of {rows.n_metric:,} metrics"
+        said = f"{labels.name(b)} has the values of {labels.name(a)} at {listed_steps(steps)}{what}"
+        tail = f" ({counted(self.n_cells, 'cell')}, equal to the last bit)."
+        if stretch.starts and not stretch.ends and steps[0] == 0 and self.constant:
+            kind = "same-start"
+            if starts is not None and min(starts) >= 0 and starts[0] != starts[1]:
+                severity = "warning"
+                tail = tail[:-1] + ", though weight_seed says that they start differently."
+        elif stretch.starts and stretch.ends:
+            kind = "identical-run"
+            more = int(self.other.sum()) - len(steps)
+            tail = tail[:-1] + (", wherever both are measured." if more > 0 else ", from first to last.")
+        elif stretch.starts:
+            kind = "identical-until"
+            after = next(t for t in range(stretch.steps[-1] + 1, len(self.both)) if self.both[t])
+            tail = tail[:-1] + f"; they differ from step {labels.steps[after]} on."
+        else:
+            kind = "identical-stretch"
+            tail = tail[:-1] + ", and others before."
+        # Where the name is right cannot be told from values; what comes first in the cube stays.
+        (model, seed), (other_model, other_seed) = labels.run(b), labels.run(a)
+        return Finding(
+            kind, said + tail, model, seed, other_model, other_seed,
+            steps=stretch.steps, metrics=stretch.metrics, severity=severity,
+        )  # fmt: skip

@@ -65,6 +65,17 @@ def stretches(equal: Bools, common: Bools) -> tuple[Ints, Ints]:
     return best.astype(np.int64), begun.astype(np.int64)
 
 
+def stretches_where(where: Bools, equal: Bools, common: Bools) -> tuple[Ints, Ints]:
+    """:func:`stretches` of some of the (row, metric), the others 0; mostly they are few."""
+    if 4 * np.count_nonzero(where) > where.size:
+        length, number = stretches(equal, common)
+        return np.where(where, length, 0), np.where(where, number, 0)
+    length, number = np.zeros((2, *where.shape), dtype=np.int64)
+    i, k = np.nonzero(where)
+    length[i, k], number[i, k] = stretches(equal[i, :, k], common[i, :, k])
+    return length, number
+
+
 def varied(numbers: Floats) -> bool:
     """Whether there are enough different numbers to be no coincidence."""
     # A few tell it mostly, and sorting a whole run takes long.

@@ -9,7 +9,9 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, cells
-from polystab.analysis.audit.findings import KINDS, excluded_cells
+from polystab.analysis.audit.findings import KINDS, excluded_boxes, excluded_cells, without_excluded
+from polystab.analysis.audit.masking import mask_of
+from polystab.cube.parts import value_parts
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError
 
@@ -49,10 +51,12 @@ def leave_out(cube: xr.Dataset | xr.DataTree, exclude: Exclude) -> tuple[xr.Data
     if exclude is None:
         return data, {}
     findings = _findings(cube, exclude)
-    mask = excluded_cells(data, findings)
-    kept = {name: data[name].where(~mask).transpose(*data[name].dims) for name in ("value", "stderr") if name in data}
-    measured = ~np.isnan(cells(data))
-    return data.assign(kept), _said(np.asarray(mask.values)[measured], findings)
+    boxes, n_left, n_measured = excluded_boxes(data, findings), 0, 0
+    for place, values in value_parts(data):
+        measured = ~np.isnan(values)
+        n_left += int(np.sum(measured & mask_of(boxes, place, values.shape)))
+        n_measured += int(measured.sum())
+    return without_excluded(data, findings), _said(n_left, n_measured, findings)
 
 
 def leave_out_items(
@@ -114,7 +118,8 @@ def leave_out_items(
             answered |= np.asarray(array.values >= 0)
             group[name] = (array.dims, np.where(where.values, _NO_ANSWER, array.values), array.attrs)
     tree = xr.DataTree.from_dict({"/": leave_out(root, findings)[0], "/items": group})
-    return tree, _said(np.asarray(where.values)[answered], findings)
+    left = np.asarray(where.values)[answered]
+    return tree, _said(int(left.sum()), left.size, findings)
 
 
 def _findings(cube: xr.Dataset | xr.DataTree, exclude: Exclude) -> xr.Dataset:
@@ -127,11 +132,11 @@ def _findings(cube: xr.Dataset | xr.DataTree, exclude: Exclude) -> xr.Dataset:
     return audit_cube(cube)
 
 
-def _said(left: Bools, findings: xr.Dataset) -> dict[str, Any]:
-    """Attributes of a result, from which of the measured values are left out."""
+def _said(n_left: int, n_measured: int, findings: xr.Dataset) -> dict[str, Any]:
+    """Attributes of a result, from how many of the measured values are left out."""
     kinds = Counter(kind for kind in findings["kind"].values.tolist() if KINDS[kind].excluded)
     return {
-        "excluded_values": int(left.sum()),
-        "excluded_share": float(left.mean()) if left.size else 0.0,
+        "excluded_values": n_left,
+        "excluded_share": n_left / n_measured if n_measured else 0.0,
         "excluded_by": ", ".join(f"{kind} ({n})" for kind, n in kinds.items()),
     }

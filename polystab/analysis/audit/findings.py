@@ -10,6 +10,8 @@ import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, described
+from polystab.analysis.audit.masking import Box, mask_of, masked
+from polystab.cube.parts import metric_slices
 from polystab.cube.specs import DIMS
 from polystab.cube.validate import as_cube
 from polystab.errors import AnalysisError, did_you_mean, shown
@@ -274,6 +276,16 @@ def excluded_cells(
     [False, False, False, True]
     """
     cube = as_cube(cube)
+    shape = tuple(cube.sizes[dim] for dim in DIMS)
+    mask = mask_of(excluded_boxes(cube, findings, kinds=kinds), slice(None), shape)
+    coords = {dim: cube[dim] for dim in DIMS}
+    return xr.DataArray(
+        mask, dims=DIMS, coords=coords, name="excluded", attrs={"long_name": "left out because of the audit"}
+    )
+
+
+def excluded_boxes(cube: xr.Dataset, findings: xr.Dataset, *, kinds: Collection[str] | None = None) -> list[Box]:
+    """:func:`excluded_cells` as models, seeds, steps and metrics whose combinations are left out."""
     if missing := [name for name in ("kind", "at_step", "at_metric") if name not in findings]:
         raise AnalysisError(f"findings has no {shown(missing)}: give what audit_cube returned.")
     wanted = {name for name, kind in KINDS.items() if kind.excluded} if kinds is None else set(kinds)
@@ -282,18 +294,14 @@ def excluded_cells(
     at_step = _reindexed(findings["at_step"], cube, "step")
     at_metric = _reindexed(findings["at_metric"], cube, "metric")
     models, seeds = cube["model"].values, cube["seed"].values
-    mask: Bools = np.zeros(tuple(cube.sizes[dim] for dim in DIMS), dtype=bool)
+    boxes: list[Box] = []
     for i, kind in enumerate(findings["kind"].values.tolist()):
-        if kind not in wanted:
-            continue
-        model, seed = str(findings["model"].values[i]), int(findings["seed"].values[i])
-        rows = models == model if model else np.ones(len(models), dtype=bool)
-        columns = seeds == seed if seed != NO_SEED else np.ones(len(seeds), dtype=bool)
-        mask[np.ix_(rows, columns, at_step[i], at_metric[i])] = True
-    coords = {dim: cube[dim] for dim in DIMS}
-    return xr.DataArray(
-        mask, dims=DIMS, coords=coords, name="excluded", attrs={"long_name": "left out because of the audit"}
-    )
+        if kind in wanted:
+            model, seed = str(findings["model"].values[i]), int(findings["seed"].values[i])
+            rows: Bools = np.asarray(models == model) if model else np.ones(len(models), dtype=bool)
+            columns: Bools = np.asarray(seeds == seed) if seed != NO_SEED else np.ones(len(seeds), dtype=bool)
+            boxes.append((rows, columns, at_step[i], at_metric[i]))
+    return boxes
 
 
 def without_excluded(
@@ -309,7 +317,8 @@ def without_excluded(
     Returns
     -------
     xarray.Dataset
-        The cube with ``value`` and ``stderr`` NaN there, and everything else as it was.
+        The cube with ``value`` and ``stderr`` NaN there, and everything else as it was. Those of a large cube
+        are read when they are asked for.
 
     Examples
     --------
@@ -320,9 +329,11 @@ def without_excluded(
     True
     """
     cube = as_cube(cube)
-    mask = excluded_cells(cube, findings, kinds=kinds)
-    kept = {name: cube[name].where(~mask) for name in ("value", "stderr") if name in cube.data_vars}
-    return cube.assign({name: array.transpose(*cube[name].dims) for name, array in kept.items()})
+    boxes = excluded_boxes(cube, findings, kinds=kinds)
+    kept = {name: masked(cube[name].variable, boxes) for name in ("value", "stderr") if name in cube.data_vars}
+    if len(metric_slices(cube)) == 1:
+        kept = {name: variable.load() for name, variable in kept.items()}
+    return cube.assign(kept)
 
 
 def _reindexed(marks: xr.DataArray, cube: xr.Dataset, dim: str) -> Bools:

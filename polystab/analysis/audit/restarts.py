@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polystab.analysis.arrays import Bools, Floats, median
+from polystab.analysis.arrays import Bools, Floats, Ints, median
 from polystab.analysis.audit.findings import Finding, Labels, counted
+from polystab.analysis.audit.rows import Rows
 
 # Checkpoints behind and ahead whose level is compared.
 BEFORE, AFTER = 3, 2
@@ -34,8 +35,13 @@ LONG_AGO = 0.25
 # A run without siblings to compare with must lose more, in several metrics; what is usual for it
 # includes what it learns, so that a fall is smaller by that measure.
 ALONE_LOST, ALONE_METRICS, ALONE_SIZE = 0.5, 3, 2.0
+# Least share of the metrics that are ever learnt; the larger one with three runs or fewer, of which little is known.
+SHARE, FEW_SHARE = 0.25, 0.5
 # Runs of a model from which the median says what is common to them.
 SIBLINGS = 3
+
+# Values that are looked at together: some twenty times as much is needed to do so.
+_BLOCK = 2**21
 
 
 class Falls(NamedTuple):
@@ -83,7 +89,8 @@ def falls(values: Floats) -> Falls:
     aligned = _at_steps(change, step_of, BEFORE, known)
     usual = _usual(aligned)
     own = np.take_along_axis(aligned - usual, step_of[:, BEFORE:], axis=1)
-    scale = _scale(aligned - usual) * (SIZE if len(values) >= SIBLINGS else ALONE_SIZE)
+    scale = np.broadcast_to(_scale(aligned - usual), known.shape)
+    scale = np.take_along_axis(scale, step_of[:, BEFORE:], axis=1) * (SIZE if len(values) >= SIBLINGS else ALONE_SIZE)
     share = np.zeros(change.shape)
     np.divide(-change * sign, np.abs(climb), out=share, where=(climb != 0) & np.isfinite(climb) & np.isfinite(change))
     # What one run alone seems to have learnt may be a run of luck: most of its siblings must have.
@@ -120,18 +127,28 @@ def _shared(climb: Floats) -> Floats:
 
 
 def _scale(change: Floats) -> Floats:
-    """Median absolute change per metric, as a standard deviation; over runs and steps together."""
-    flat = np.abs(change).reshape(1, -1, change.shape[-1])
-    return np.asarray(np.maximum(1.4826 * median(flat, axis=1)[0], np.finfo(float).tiny))
+    """Median absolute change per step and metric, as a standard deviation: of all steps, or of those around if larger.
+
+    Early in training runs differ in when they learn, and metrics of which little is known come and go.
+    """
+    n_run, n_step, n_metric = change.shape
+    size = np.abs(change)
+    usual = np.maximum(median(size.reshape(1, -1, n_metric), axis=1), np.finfo(float).tiny)
+    if n_run < SIBLINGS:
+        # Nothing but the fall itself would be around it.
+        return np.broadcast_to(1.4826 * usual, (n_step, n_metric))
+    padded = np.pad(size, ((0, 0), (1, 1), (0, 0)), constant_values=np.nan)
+    around = median(np.concatenate([padded[:, lag : n_step + lag] for lag in range(3)]), axis=0)
+    return np.asarray(1.4826 * np.fmax(usual, around))
 
 
-def restart_findings(values: Floats, labels: Labels) -> list[Finding]:
+def restart_findings(rows: Rows, labels: Labels) -> list[Finding]:
     """Findings on runs that fall back to an earlier level.
 
     Parameters
     ----------
-    values : (model, seed, step, metric) array
-        Finite, or NaN.
+    rows : Rows
+        Of the cube.
     labels : Labels
         Of the cube.
 
@@ -139,57 +156,83 @@ def restart_findings(values: Floats, labels: Labels) -> list[Finding]:
     -----
     Simulated clean cubes of 10 runs, 27 steps and 10 metrics (a rise, or none, and noise
     with an autocorrelation of 0 to 0.99 and normal or t(4) innovations) give any finding
-    in fewer than 5 % of cases.
+    in fewer than 5 % of cases; so do sets of 4 to 6 of the 10 runs of the bundled cube, with all metrics or those
+    of a family.
     """
-    found = []
-    for m in range(len(values)):
-        there = np.flatnonzero(~np.isnan(values[m]).all(axis=(1, 2)))
-        if not len(there):
-            continue
-        result = falls(values[m][there])
-        alone = len(there) < SIBLINGS
-        for i, s in enumerate(there.tolist()):
-            finding = _finding(
-                values[m, s], Falls(*(part[i] for part in result)), alone, m * values.shape[1] + s, labels
-            )
-            if finding is not None:
-                found.append(finding)
-    return found
+    model_of = rows.chosen // len(labels.seeds)
+    models = [np.flatnonzero(model_of == model) for model in np.unique(model_of)]
+    n_learnt, measured = np.zeros((2, rows.n_run, rows.n_step), dtype=np.int64)
+    deep: list[list[_Deep]] = [[] for _ in range(rows.n_run)]
+    for metrics, values in rows:
+        measured += (~np.isnan(values)).sum(axis=2)
+        for runs in models:
+            width = max(_BLOCK // (len(runs) * rows.n_step), 1)
+            for start in range(0, len(metrics), width):
+                block = values[runs, :, start : start + width]
+                result = falls(block)
+                n_learnt[runs] += result.learnt.sum(axis=2)
+                hits = result.fell & (result.lost >= (ALONE_LOST if len(runs) < SIBLINGS else LOST))
+                for i, t, k in np.argwhere(hits).tolist():
+                    one = _deep(block[i, :, k], t, int(metrics[start + k]), labels)
+                    if one is not None:
+                        deep[runs[i]].append(one)
+    found = [
+        _finding(deep[r], n_learnt[r], np.flatnonzero(measured[r]), len(runs), int(rows.chosen[r]), labels)
+        for runs in models
+        for r in runs.tolist()
+    ]
+    return [finding for finding in found if finding is not None]
 
 
-def _finding(run: Floats, one: Falls, alone: bool, number: int, labels: Labels) -> Finding | None:
+class _Deep(NamedTuple):
+    """A fall of one metric of a run to a level of long ago: where, what it was back to, and what became of it."""
+
+    place: int
+    metric: int
+    until: int
+    again: bool | None
+    share: float
+
+
+def _deep(curve: Floats, t: int, metric: int, labels: Labels) -> _Deep | None:
+    """What is to be said of a fall, if it is one to a level of long ago."""
+    until = labels.steps[_last_so_low(curve, t)]
+    if until > LONG_AGO * labels.steps[t]:
+        return None
+    return _Deep(t, metric, until, _climbs_again(curve, t), _share_lost(curve, t))
+
+
+def _finding(
+    deep: list[_Deep], n_learnt: Ints, measured: Ints, n_run: int, number: int, labels: Labels
+) -> Finding | None:
     """The first fall of a run, if most of what it had learnt falls."""
-    deep = one.fell & (one.lost >= (ALONE_LOST if alone else LOST))
-    for t, k in np.argwhere(deep).tolist():
-        deep[t, k] = labels.steps[_last_so_low(run[:, k], t)] <= LONG_AGO * labels.steps[t]
-    n_learnt, n_fell = one.learnt.sum(axis=1), deep.sum(axis=1)
-    together = (n_fell > 0) & (2 * n_fell >= n_learnt) & (n_fell >= (ALONE_METRICS if alone else 1))
+    n_fell = np.bincount([one.place for one in deep], minlength=len(n_learnt))
+    # Of metrics of which most are yet to be learnt, one that comes and goes is no restart.
+    least = max((SHARE if n_run > SIBLINGS else FEW_SHARE) * n_learnt.max(), ALONE_METRICS if n_run < SIBLINGS else 1)
+    together = (2 * n_fell >= n_learnt) & (n_fell >= least)
     if not together.any():
         return None
-    t = int(together.argmax())
     # The fall may have begun one checkpoint earlier in a few metrics; it is dated where most fall.
-    metrics = np.flatnonzero(deep[t])
-    steps = np.flatnonzero((~np.isnan(run)).any(axis=1))
-    until = [labels.steps[_last_so_low(run[:, k], t)] for k in metrics.tolist()]
-    again = [_climbs_again(run[:, k], t) for k in metrics.tolist()]
+    t = int(together.argmax())
+    falling = [one for one in deep if one.place == t]
     model, seed = labels.run(number)
-    share = float(np.median([_share_lost(run[:, k], t) for k in metrics.tolist()]))
+    share = float(np.median([one.share for one in falling]))
     # What it falls to below where it began is written as all of it.
     amount = "all" if share >= 1 else f"{100 * share:.0f} %"
-    later = sum(answer is not None for answer in again)
-    climbs = sum(answer is True for answer in again)
+    later = sum(one.again is not None for one in falling)
+    climbs = sum(one.again is True for one in falling)
     if climbs * 2 > later:
         kind, tail = "restart", "and then climbs anew: this looks like a restart, or another run spliced in"
     elif later == 0:
         kind, tail = "restart", "with no later checkpoint that tells whether it climbs anew"
     else:
         kind, tail = "collapse", "and does not climb again"
-    early = int(np.median(until))
+    early = int(np.median([one.until for one in falling]))
     said = (
         f"at step {labels.steps[t]} {labels.name(number)} loses {amount} of what it had learnt in "
-        f"{len(metrics)} of {counted(int(n_learnt[t]), 'metric')}, back to its level at about step {early}, {tail}."
+        f"{len(falling)} of {counted(int(n_learnt[t]), 'metric')}, back to its level at about step {early}, {tail}."
     )
-    return Finding(kind, said, model, seed, steps=steps[steps >= t].tolist())
+    return Finding(kind, said, model, seed, steps=measured[measured >= t].tolist())
 
 
 def _last_so_low(curve: Floats, t: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, cells, described, labels
 from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.chunked import in_fixed_parts
 from polystab.analysis.components.window_columns import METHODS, REASONS, columns_of
 from polystab.analysis.components.window_squares import DESIGNS
 from polystab.analysis.options import check_choice, check_shares, flagged
@@ -213,9 +215,16 @@ def variance_over_windows(
     check_choice("design", design, DESIGNS)
     check_choice("noise", noise, NOISE)
     check_choice("spacing", spacing, SPACING)
+    spans = _spans(np.asarray(cube["step"].values, dtype=np.int64), windows)
+    found = functools.partial(_of_metrics, spans=spans, design=design, level=level, noise=noise, spacing=spacing)
+    return in_fixed_parts(found, cube)
+
+
+def _of_metrics(
+    cube: xr.Dataset, *, spans: list[slice], design: str, level: float, noise: str, spacing: str
+) -> xr.Dataset:
     values = counted_cells(cube)[0]
     steps = np.asarray(cube["step"].values, dtype=np.int64)
-    spans = _spans(steps, windows)
     stderr = cells(cube, "stderr") if "stderr" in cube.data_vars else None
     found = [
         _window(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, described, labels
+from polystab.analysis.chunked import in_fixed_parts
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.options import Rng, check_choice, check_shares, check_whole, generator_of
 from polystab.analysis.phases.curves import POSITIONS, positions
@@ -129,7 +131,15 @@ def curve_consistency(
     check_choice("x", x, POSITIONS)
     check_shares(level=level)
     check_whole("n_draws", n_draws, 1)
-    generator = generator_of(rng)
+    seed = int(generator_of(rng).integers(2**31))
+    found = functools.partial(_of_metrics, x=x, which=which, level=level, n_draws=n_draws, seed=seed)
+    result = in_fixed_parts(found, cube)
+    result["q"] = result["p"].dims, adjusted_p(result["p"].values, axis=0)[0], result["q"].attrs
+    return result
+
+
+def _of_metrics(cube: xr.Dataset, *, x: str, which: str, level: float, n_draws: int, seed: int) -> xr.Dataset:
+    """What needs no other metrics."""
     data = centred(curves_of(cube)[0])
     steps = np.asarray(cube["step"].values, dtype=np.int64)
     n_model, _, n_metric, _ = data.curves.shape
@@ -142,15 +152,15 @@ def curve_consistency(
         for name, count in zip(counts, (len(runs), len(places), len(models)), strict=True):
             counts[name][metrics] = count
         along = positions(steps, x)[places]
-        for name, values in _compared(curves, along, groups.ravel(), level, n_draws, generator).items():
+        for name, values in _compared(curves, along, groups.ravel(), level, n_draws, seed).items():
             found[name][metrics] = np.moveaxis(values, 0, -1)  # kind last
         within, _ = pair_means(unit_curves(curves, along), groups.ravel())
         of_models[np.ix_(models, metrics)] = np.moveaxis(within, (2, 1, 0), (0, 1, 2))
     result = xr.Dataset(
         {name: (("metric", "across", "kind"), values) for name, values in found.items()}
-        | {"q": (("metric", "across", "kind"), adjusted_p(found["p"], axis=0)[0])}
+        | {"q": (("metric", "across", "kind"), np.full_like(found["p"], np.nan))}
         | {"r_model": (("model", "metric", "kind"), of_models)}
-        | {name: ("metric", values) for name, values in (counts | _peak_slopes(cube, which, level, generator)).items()},
+        | {name: ("metric", values) for name, values in (counts | _peak_slopes(cube, which, level, seed)).items()},
         coords={**labels(cube, "model", "metric"), "across": np.array(ACROSS), "kind": np.array(KINDS)},
         attrs={"x": x, "which": which, "level": level, "n_draws": n_draws},
     )
@@ -181,14 +191,12 @@ def _comparable(curves: Floats) -> Iterator[tuple[Ints, Ints, Ints]]:
             yield metrics, own, places
 
 
-def _compared(
-    curves: Floats, x: Floats, groups: Ints, level: float, n_draws: int, generator: np.random.Generator
-) -> dict[str, Floats]:
+def _compared(curves: Floats, x: Floats, groups: Ints, level: float, n_draws: int, seed: int) -> dict[str, Floats]:
     """The numbers of curves (metric, run, step), each (kind, metric, across)."""
     vectors = unit_curves(curves, x)
     r = likeness(vectors, groups)
     lower, upper = interval(r, *jackknife(vectors, groups), level)
-    null = null_likeness(curves, x, groups, n_draws, generator)
+    null = null_likeness(curves, x, groups, n_draws, np.random.default_rng(seed))
     there = np.where(np.isnan(r), np.nan, 1.0)
     return {
         "r": r,
@@ -200,11 +208,9 @@ def _compared(
     }
 
 
-def _peak_slopes(
-    cube: xr.Dataset, which: str, level: float, generator: np.random.Generator
-) -> dict[str, Floats | Ints]:
+def _peak_slopes(cube: xr.Dataset, which: str, level: float, seed: int) -> dict[str, Floats | Ints]:
     """Step of the peak against the number of parameters, by metric."""
-    peaks = curve_peaks(cube, which=which, level=level, n_resamples=1, rng=generator)
+    peaks = curve_peaks(cube, which=which, level=level, n_resamples=1, rng=seed)
     own = peaks["p"].transpose("model", "seed", "metric").values
     together = peaks["runs_p"].transpose("model", "metric").values[:, None]
     there = np.where(np.isnan(together), own, together) <= 1 - level

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, labels, mean, median, moments, unscaled
+from polystab.analysis.chunked import in_fixed_parts
 from polystab.analysis.options import check_shares, numbers
 from polystab.analysis.trajectories.curves import centred, complete_blocks, curves_of, one_sided_p
 from polystab.analysis.trajectories.limits import decays_of
@@ -103,6 +105,10 @@ def forecast_final(
             f"at is {at}; it is one share of training or several that increase, between 0 and 1, e.g. 0.25."
         )
     check_shares(level=level)
+    return in_fixed_parts(functools.partial(_of_metrics, shares=shares, level=level), cube)
+
+
+def _of_metrics(cube: xr.Dataset, *, shares: Floats, level: float) -> xr.Dataset:
     curves, _ = curves_of(cube)
     data = centred(curves)
     steps = np.asarray(cube["step"].values, dtype=np.float64)

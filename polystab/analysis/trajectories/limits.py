@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import xarray as xr
 
 from polystab.analysis.arrays import Bools, Floats, Ints, described, labels, unscaled
+from polystab.analysis.chunked import in_fixed_parts
 from polystab.analysis.options import check_shares, check_whole, flagged
 from polystab.analysis.trajectories.curves import (
     LOOKED_AT,
@@ -116,6 +119,10 @@ def asymptotes(cube: xr.Dataset | xr.DataTree, *, since: int | None = None, leve
     check_shares(level=level)
     if since is not None:
         check_whole("since", since, 0)
+    return in_fixed_parts(functools.partial(_of_metrics, since=since, level=level), cube)
+
+
+def _of_metrics(cube: xr.Dataset, *, since: int | None, level: float) -> xr.Dataset:
     curves, reason = curves_of(cube)
     steps = np.asarray(cube["step"].values, dtype=np.float64)
     data = centred(curves)

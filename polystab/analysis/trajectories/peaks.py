@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, described, divided, labels, unscaled
 from polystab.analysis.bootstrap.kernels import all_counts
+from polystab.analysis.chunked import in_fixed_parts
 from polystab.analysis.multiplicity import adjusted_p
 from polystab.analysis.options import Rng, check_choice, check_shares, check_whole, flagged, generator_of
 from polystab.analysis.trajectories.curves import (
@@ -159,11 +161,20 @@ def curve_peaks(
         check_whole("window", window, 3)
         if window % 2 == 0:
             raise AnalysisError(f"window is {window}; it is an odd number, so that it has a middle.")
-    generator = generator_of(rng)
-    seed = int(generator.integers(2**31))
+    seed = int(generator_of(rng).integers(2**31))
+    found = functools.partial(_of_metrics, which=which, window=window, level=level, n_resamples=n_resamples, seed=seed)
+    result = in_fixed_parts(found, cube)
+    result["runs_q"] = result["runs_p"].dims, adjusted_p(result["runs_p"].values)[0], result["runs_q"].attrs
+    return result
+
+
+def _of_metrics(
+    cube: xr.Dataset, *, which: str, window: int | None, level: float, n_resamples: int, seed: int
+) -> xr.Dataset:
+    """What needs no other metrics."""
     curves, reason = curves_of(cube)
     data = centred(curves if which == "peak" else -curves)
-    runs = _of_all_runs(data.curves, window, level, n_resamples, generator, seed)
+    runs = _of_all_runs(data.curves, window, level, n_resamples, seed)
     own = _of_each_run(data.curves, reason, runs, window, level, seed)
     return _labelled(cube, which, level, data, own, reason, runs)
 
@@ -172,7 +183,7 @@ def turns(curves: Floats, reason: Ints, *, seed: int = 0) -> Floats:
     """The smaller p of a peak and a trough of each curve (model, seed, metric, step), by itself or over runs; NaN for none."""
     found = []
     for several in (curves, -curves):
-        runs = _of_all_runs(several, None, 0.95, 1, np.random.default_rng(seed), seed)
+        runs = _of_all_runs(several, None, 0.95, 1, seed)
         own = _of_each_run(several, reason.copy(), runs, None, 0.95, seed)
         found += [own.numbers["p"], np.broadcast_to(runs.numbers["p"][:, None], reason.shape)]
     return np.asarray(np.fmin.reduce(found))
@@ -205,9 +216,7 @@ class _Runs:
         return found
 
 
-def _of_all_runs(
-    curves: Floats, window: int | None, level: float, n_resamples: int, generator: np.random.Generator, seed: int
-) -> _Runs:
+def _of_all_runs(curves: Floats, window: int | None, level: float, n_resamples: int, seed: int) -> _Runs:
     found = _Runs.none((curves.shape[0], curves.shape[2]))
     for block in complete_blocks(curves):
         n, half = len(block.runs), half_window(len(block.places), window)
@@ -222,7 +231,7 @@ def _of_all_runs(
         found.rho[at], found.numbers["sd"][at] = noise_of(rest - rest.mean(axis=1, keepdims=True), half)
         place = np.argmax(smooth.mean(axis=1), axis=-1)
         found.place[at], found.before[at] = block.places[place], np.where(place > 0, block.places[place - 1], -1)
-        lower, upper = _resampled_places(smooth, all_counts(n, n_resamples, generator), level)
+        lower, upper = _resampled_places(smooth, all_counts(n, n_resamples, np.random.default_rng(seed)), level)
         found.lower[at], found.upper[at] = block.places[lower], block.places[upper]
         rise, decline = cross_fitted(block.values, smoother)
         numbers = found.numbers
@@ -323,7 +332,7 @@ def _labelled(
         "runs_lower": step_at(runs.lower), "runs_upper": step_at(runs.upper),
         **{f"runs_{name}": unscaled(runs.numbers[name], data.exponent)
            for name in ("rise", "decline", "decline_lower", "decline_upper")},
-        "runs_p": runs.numbers["p"], "runs_q": adjusted_p(runs.numbers["p"])[0],
+        "runs_p": runs.numbers["p"], "runs_q": np.full_like(runs.numbers["p"], np.nan),
         "n_runs": runs.n, "n_peaks": np.sum(own.numbers["p"] <= 1 - level, axis=1),
     }  # fmt: skip
     result = xr.Dataset(
