@@ -54,12 +54,13 @@ def main() -> int:
 def run(name: str) -> dict[str, Any]:
     """One benchmark in a process of its own, its lines shown as they come."""
     lines = []
+    threads = os.environ.get("OMP_NUM_THREADS", "1")  # one, as peers mostly gain nothing from more
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record"
         began = time.perf_counter()
         with subprocess.Popen(
             [sys.executable, HERE / f"{name}.py"],
-            env={**os.environ, RECORD: str(record), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": threads, RECORD: str(record), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             text=True,
             cwd=HERE,
@@ -72,6 +73,7 @@ def run(name: str) -> dict[str, Any]:
         rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     return {
         "status": process.returncode,
+        "command": f"OMP_NUM_THREADS={threads} python benchmarks/{name}.py",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
@@ -147,7 +149,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         lines += [
             f"### {name}",
             "",
-            f"`python benchmarks/{name}.py`, {one['date']}, {one['seconds']} s, commit {one['commit']}; {one['machine']}.",
+            f"`{one.get('command', f'python benchmarks/{name}.py')}`, {one['date']}, {one['seconds']} s, commit {one['commit']}; {one['machine']}.",
             "",
             "```text",
             *one["printed"],
