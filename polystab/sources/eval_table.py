@@ -155,7 +155,7 @@ class Table:
 
     def extend(self, packed: bytes) -> list[AuditEntry]:
         """Append a table that was packed by another process; return its audit entries."""
-        rows, runs, stated, keys, columns, entries = marshal.loads(packed)  # noqa: S302 (our own process wrote it)
+        rows, runs, stated, keys, columns, entries = marshal.loads(packed)  # noqa: S302 (our own process wrote it)  # nosec B302
         facts = [TaskFacts(*fields) for fields in stated]
         identities = [Identity(RunLabel(*run), step, shots) for run, step, shots in runs]
         first = len(self.sources)

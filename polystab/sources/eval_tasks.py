@@ -218,7 +218,7 @@ def _check_files(include_path: tuple[str, ...]) -> None:
             raise ReadError(f"the task folder {folder} holds no task: no file in it ends in .yaml.")
         for path in paths:
             try:
-                content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (derives from SafeLoader)
+                content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (derives from SafeLoader)  # nosec B506
             except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
                 raise ReadError(f"the task file {path} cannot be read: {' '.join(str(error).split())}.") from error
             included = content.get("include", []) if isinstance(content, dict) else []

@@ -159,7 +159,7 @@ def _opened(order: Order) -> tuple[Plan | None, Fitness]:
     if problem:
         return None, Fitness(problem, differs)
     try:
-        return pickle.loads(order.packed), Fitness("", differs)  # noqa: S301  from who may run anything here
+        return pickle.loads(order.packed), Fitness("", differs)  # noqa: S301 (from who may run anything here)  # nosec B301
     except Exception as error:  # noqa: BLE001  who asked raises what it is told
         return None, Fitness(
             f"it cannot load the sources, {type(error).__name__}: {error}. What they are made of has to be installed there.",

@@ -279,7 +279,7 @@ def _started(packed: bytes, threads: int) -> _Worker:
 def _work(connection: Connection, packed: bytes) -> None:
     """A worker process: do the jobs that come through the pipe until there are no more."""
     try:
-        plan: Plan = pickle.loads(packed)  # noqa: S301  from our own parent
+        plan: Plan = pickle.loads(packed)  # noqa: S301 (from our own parent)  # nosec B301
     except Exception:  # noqa: BLE001  the parent raises what it is told
         connection.send(("fatal", ("worker", f"a worker process cannot load the sources: {traceback.format_exc()}")))
         return
