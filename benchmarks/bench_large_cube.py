@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# Where pandas finds pyarrow, its allocator sets 1 GiB of addresses aside, which the limit would count.
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
 
 import numpy as np
 from harness import in_fresh_process, print_ratio, report_line
