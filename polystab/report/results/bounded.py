@@ -18,38 +18,24 @@ from polystab.words import count, plural
 # Cells that are read at all, 256 MiB of values; of larger cubes some metrics are.
 MAX_READ = 2**25
 
-
 # Curves that are cut into phases, and checkpoints of each; Pythia has 154.
 MAX_CURVES = 2000
-
-
 MAX_CHECKPOINTS = 200
-
 
 # Checkpoints of all runs together, and runs, that a training map is fitted to: every step of its fit goes through all runs.
 MAX_FITTED = 3_000
-
-
 MAX_MAPPED = 80
-
 
 # Fits of each number of states; of many runs, each of which takes long, fewer.
 MAP_RESTARTS = 5
-
-
 FEW_RESTARTS = 2
-
-
 MANY_RUNS = 40
-
 
 # Cells that are audited and in which runs are judged: 5 models of 10 runs, 154 checkpoints and 1,000 metrics are fewer.
 MAX_JUDGED = 10_000_000
 
-
 # Answers to test items, of all runs and checkpoints together, that are compared.
 MAX_ANSWERS = 6_000_000
-
 
 # A run with fewer would hardly show a state.
 MIN_CHECKPOINTS = 10
@@ -167,6 +153,8 @@ def _thinned(cube: xr.Dataset, part: xr.Dataset, most: int) -> tuple[xr.Dataset,
             n = round(most * len(there) / longest)
             keep[:] = False
             keep[there[np.linspace(0, len(there) - 1, n).round().astype(int)]] = True
-    thin = cube.assign(value=cube["value"].where(xr.DataArray(kept, dims=("model", "step"))))
+    some = kept.any(axis=0)
+    thin = cube.isel(step=some)
+    thin = thin.assign(value=thin["value"].where(xr.DataArray(kept[:, some], dims=("model", "step"))))
     said = f"Runs with more than {count(most)} checkpoints are read at about so many, evenly spaced over all of theirs."
-    return thin.isel(step=kept.any(axis=0)), (said,)
+    return thin, (said,)
