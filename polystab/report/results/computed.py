@@ -32,20 +32,16 @@ from polystab.report.results.warned import Warned, warn
 # More lines than this in one panel cannot be told apart.
 MAX_MODELS = 10
 
-
 MAX_PANELS = 12
-
 
 # Pictures of who is responsible for the spread.
 MAX_SHARES = 6
-
 
 # The training map: numbers of states tried, and pictures of its graph.
 MAP_STATES = (1, 2, 3, 4, 5, 6)
 
 
 MAX_GRAPHS = 6
-
 
 # Of every simulation behind the page, which says it.
 RNG = 0

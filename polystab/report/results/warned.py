@@ -16,7 +16,6 @@ from polystab.plots.warnings import MEASURE
 # With fewer runs of either kind, intervals would reach from nearly nothing to nearly everything.
 MIN_EACH = 4
 
-
 # Shares of training after which runs are judged; with all steps and curves an evaluation takes minutes.
 SHARES = (0.125, 0.25, 0.375, 0.5)
 
@@ -24,18 +23,14 @@ SHARES = (0.125, 0.25, 0.375, 0.5)
 # Of which the one that the sentence and the table are about.
 TOLD = 0.25
 
-
 FAMILIES = ("log", "loss", "gradient")
 
 
 SPLITS = 6
 
-
 FOLDS = 5
 
-
 RESAMPLES = 1000
-
 
 METHOD = "logistic"
 

@@ -12,7 +12,6 @@ from polystab.words import NONE, count, number, percent, ranges
 # Longer lists of models are folded away, but for the ones with most runs.
 OPEN_MODELS = 25
 
-
 SHOWN_MODELS = 12
 
 

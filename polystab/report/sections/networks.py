@@ -22,7 +22,6 @@ from polystab.words import NONE, count, decimals_for, listed, number
 
 OPEN_ROWS = 24
 
-
 _COMMANDS = {"weight": "weights", "activation": "activations", "gradient": "activations"}
 
 

@@ -14,7 +14,6 @@ from polystab.words import count
 # Rows of a table in the page; the JSON form has all of them.
 MAX_ROWS = 1500
 
-
 PERCENT = "\N{NO-BREAK SPACE}%"
 
 

@@ -27,7 +27,6 @@ from polystab.report.summary.schema import Summary
 # Findings in the summary, and rows of shared events; more are counted.
 MAX_FINDINGS = 500
 
-
 # What was said on reading stands in tables of files.
 OF_FILES = ("label-mismatch", "refused-files", "replaced-values", "reading-note")
 

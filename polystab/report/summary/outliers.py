@@ -28,7 +28,6 @@ from polystab.report.summary.schema import Summary
 
 MAX_EVENTS = 200
 
-
 # Runs in the listing of those that stand out; the JSON form has all.
 LISTED_RUNS = 20
 

@@ -18,7 +18,6 @@ from polystab.words import count, listed, number, percent, plural
 # A run is named first if so many times more of its cells stand out than chance makes.
 NOTABLE_EXCESS = 2.0
 
-
 # Outlier runs with a sentence of their own.
 MAX_OUTLIERS = 3
 
