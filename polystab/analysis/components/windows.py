@@ -11,7 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from polystab.analysis.arrays import Floats, Ints, cells, described, labels
-from polystab.analysis.audit.runs import counted_cells
+from polystab.analysis.audit.runs import check_not_empty, counted_cells
 from polystab.analysis.chunked import in_fixed_parts
 from polystab.analysis.components.window_columns import METHODS, REASONS, columns_of
 from polystab.analysis.components.window_squares import DESIGNS
@@ -215,6 +215,7 @@ def variance_over_windows(
     check_choice("design", design, DESIGNS)
     check_choice("noise", noise, NOISE)
     check_choice("spacing", spacing, SPACING)
+    check_not_empty(cube)
     spans = _spans(np.asarray(cube["step"].values, dtype=np.int64), windows)
     found = functools.partial(_of_metrics, spans=spans, design=design, level=level, noise=noise, spacing=spacing)
     return in_fixed_parts(found, cube)
