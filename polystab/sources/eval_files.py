@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from polystab.cube.labels import is_writable
 from polystab.errors import ReadError, RefusedFileError, shown
 from polystab.redaction import without_secrets
-from polystab.sources.eval_json import WANTED, decoded, parse, parse_mapping, parse_shared, sections
+from polystab.sources.eval_json import WANTED, decoded, parse, parse_mapping, parse_shared, parsed_whole, sections
 from polystab.sources.run_labels import RunLabel, parse_run, shots_of, step_of, without_shots
 
 # Which argument of `model_args` names the model, in the harness's own order of precedence.
@@ -123,7 +123,16 @@ class EvalReader:
         return EvalFile(identity, facts, results, _time(top.get("date"), name), _version(top, dialect))
 
     def _parse_sections(self, content: bytes, name: str) -> EvalFile:
-        top = sections(decoded(content))
+        text = decoded(content)
+        try:
+            return self._parse_top(sections(text), content, name)
+        except RefusedFileError as refusal:
+            if refusal.reason != "invalid-json":
+                raise
+            # Indented otherwise than the harness does, a key may look like one of the top level; the whole tells.
+            return self._parse_top(parsed_whole(text), content, name)
+
+    def _parse_top(self, top: Mapping[str, str], content: bytes, name: str) -> EvalFile:
         if "results" not in top:
             raise RefusedFileError("not-results", "no 'results' at the top level: not a results file of the harness.")
         results = parse(top["results"])

@@ -53,7 +53,7 @@ def sections(text: str) -> dict[str, str]:
     RefusedFileError
         ``invalid-json``, ``too-deep``, ``duplicate-keys`` or ``not-results`` (not an object).
     """
-    return _cut(text) or _parsed_whole(text)
+    return _cut(text) or parsed_whole(text)
 
 
 def _cut(text: str) -> dict[str, str] | None:
@@ -79,7 +79,8 @@ def _cut(text: str) -> dict[str, str] | None:
     return found
 
 
-def _parsed_whole(text: str) -> dict[str, str]:
+def parsed_whole(text: str) -> dict[str, str]:
+    """:func:`sections` of any object, however it is indented."""
     value = parse(text)
     if not isinstance(value, dict):
         raise RefusedFileError("not-results", f"the top level is a {type(value).__name__}, not an object.")

@@ -196,8 +196,13 @@ def test_a_command_that_was_mistyped(arguments: tuple[str, ...]) -> None:
         f"http:/me:{PASSWORD}@127.0.0.1", f"socks9://me:{PASSWORD}@127.0.0.1:1", f"http://me:{PASSWORD}@:1",
     ],
 )  # fmt: skip
-def test_a_proxy_that_cannot_be_used(proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("huggingface_hub")
+def test_a_proxy_that_cannot_be_used(
+    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    # It keeps one session for all, with the proxy that there was when it began.
+    hub_library = pytest.importorskip("huggingface_hub")
+    hub_library.close_session()
+    request.addfinalizer(hub_library.close_session)
     from polystab.cube import fetching
     from polystab.sources import hub
 

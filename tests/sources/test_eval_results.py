@@ -776,6 +776,13 @@ def test_what_is_remembered_of_earlier_files_changes_nothing(cut: tuple[int, int
     assert outcome(remembering, damaged) == outcome(EvalReader(Options()), damaged)
 
 
+def test_a_nested_key_that_is_indented_like_one_of_the_top_level_is_none() -> None:
+    content = json.dumps(new_file(), indent=2).encode()
+    shifted = content.replace(b'\n      "acc_stderr,none"', b'\n  "acc_stderr,none"')
+    assert shifted != content
+    assert outcome(EvalReader(Options()), shifted) == outcome(EvalReader(Options()), content)
+
+
 @pytest.mark.slow
 def test_a_saved_tree_opens_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, "good.json", new_file())
